@@ -1,0 +1,1 @@
+"""Everything that crosses NATS: the protocol as pure modules, then a thin I/O shell."""

@@ -1,0 +1,1 @@
+"""The lattice contracts: argument and result types of standard capability contracts."""

@@ -1,0 +1,1 @@
+"""Capability providers, each a process of its own; :mod:`providers.runtime` is what they share."""

@@ -1,0 +1,1 @@
+"""The HTTP server provider: HTTP requests in, invocations of linked actors out."""

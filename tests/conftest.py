@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests: one nats-server per run, a fresh lattice name per test."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.nats import NatsServer
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """The run's shared server, with JetStream. Tests that stop or configure a server start their own NatsServer."""
+    server = NatsServer(tmp_path_factory.mktemp("nats")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def lattice() -> str:
+    """A lattice name that no other test uses."""
+    return f"t{secrets.token_hex(6)}"

@@ -1,0 +1,1 @@
+"""Applications: manifests and the plan that makes the lattice match them."""

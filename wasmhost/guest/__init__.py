@@ -1,0 +1,1 @@
+"""Guests: WebAssembly actors behind one interface, whatever their kind."""
