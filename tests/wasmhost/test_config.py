@@ -1,0 +1,152 @@
+"""Settings from flags, environment and files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lattice.keys import KeyPair, Role
+from wasmhost.config import ConfigError, HostConfig, NatsEndpoint, load
+from wasmhost.settings import SECRET_VARIABLES
+
+HOST = KeyPair.from_raw(Role.HOST, bytes([2]) * 32)
+CLUSTER = KeyPair.from_raw(Role.CLUSTER, bytes([1]) * 32)
+ACCOUNT = KeyPair.from_raw(Role.ACCOUNT, bytes([5]) * 32)
+USER = KeyPair.from_raw(Role.USER, bytes([6]) * 32)
+
+
+@pytest.fixture(autouse=True)
+def _empty_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def environ(tmp_path: Path, **variables: str) -> dict[str, str]:
+    return {"HOME": str(tmp_path), **variables}
+
+
+def problems(flags: dict[str, object], variables: dict[str, str], file: Path | None = None) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(flags, variables, file)
+    return caught.value.problems
+
+
+def test_without_any_source_the_classic_defaults_hold(tmp_path: Path) -> None:
+    config = load({}, environ(tmp_path))
+    assert (config.lattice, config.ctl_prefix) == ("default", "wasmbus.ctl")
+    assert config.rpc == config.control == config.providers == NatsEndpoint(url="nats://127.0.0.1:4222")
+    assert (config.rpc_timeout, config.provider_shutdown_delay) == (2.0, 0.3)
+    assert config.local and not config.allow_file_load and config.provider_keys == "derived"
+    assert config.trusted_issuers == frozenset()
+    assert set(config.labels) == {"hostcore.arch", "hostcore.os", "hostcore.osfamily"}
+    assert config.paths.host == tmp_path / ".local/state/wasmhost/hosts/default"
+
+
+def test_a_flag_wins_over_the_environment_which_wins_over_the_files(tmp_path: Path) -> None:
+    (tmp_path / "host_config.json").write_text(json.dumps({"lattice_prefix": "project", "js_domain": "project"}))
+    user = tmp_path / ".config/wasmhost/host.yaml"
+    user.parent.mkdir(parents=True)
+    user.write_text("js_domain: user\nrpc_timeout_ms: 3500\n")
+    variables = environ(tmp_path, WASMCLOUD_LATTICE_PREFIX="env")
+    assert load({"lattice": "flag"}, variables).lattice == "flag"
+    assert load({"lattice": None}, variables).lattice == "env"
+    config = load({}, environ(tmp_path))
+    assert (config.lattice, config.js_domain, config.rpc_timeout) == ("project", "project", 3.5)
+
+
+def test_every_problem_of_every_source_is_reported_at_once_with_an_example(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("lattise: prod\nprovider_keys: derivd\n")
+    found = problems(
+        {"lattice": "not a token"},
+        environ(tmp_path, WASMCLOUD_RPC_TIMEOUT_MS="soon", WASMCLOUD_ALLOW_FILE_LOAD="perhaps"),
+        file,
+    )
+    text = "\n".join(found)
+    assert len(found) == 5
+    assert "WASMCLOUD_RPC_TIMEOUT_MS: 'soon' is not a number of milliseconds (example: 2000)" in found
+    assert "--lattice: 'not a token' may only hold letters" in text
+    assert "did you mean lattice?" in text
+    assert "did you mean derived?" in text
+
+
+def test_a_wrong_seed_is_reported_without_its_value(tmp_path: Path) -> None:
+    (found,) = problems({}, environ(tmp_path, WASMCLOUD_HOST_SEED=CLUSTER.seed))
+    assert found.startswith("WASMCLOUD_HOST_SEED: not a host seed; those start with SN")
+    assert "value hidden" in found and CLUSTER.seed not in found
+    (found,) = problems({}, environ(tmp_path, WASMHOST_TRUSTED_ISSUERS=ACCOUNT.seed))
+    assert ACCOUNT.seed not in found
+
+
+def test_seeds_appear_in_no_repr(tmp_path: Path) -> None:
+    config = load(
+        {},
+        environ(
+            tmp_path,
+            WASMCLOUD_HOST_SEED=HOST.seed,
+            WASMCLOUD_CLUSTER_SEED=CLUSTER.seed,
+            WASMCLOUD_RPC_SEED=USER.seed,
+        ),
+    )
+    assert (config.host_seed, config.cluster_seed, config.rpc.seed) == (HOST.seed, CLUSTER.seed, USER.seed)
+    assert not [key for key in (HOST, CLUSTER, USER) if key.seed in repr(config)]
+
+
+def test_each_connection_falls_back_to_the_general_address(tmp_path: Path) -> None:
+    variables = environ(tmp_path, NATS_HOST="nats.example", WASMCLOUD_CTL_PORT="4333", WASMCLOUD_PROV_RPC_TLS="1")
+    config = load({}, variables)
+    assert config.rpc.url == "nats://nats.example:4222"
+    assert config.control.url == "nats://nats.example:4333"
+    assert config.providers.url == "tls://nats.example:4222"
+    nearer = load({"nats_url": "nats://[::1]:9"}, variables)
+    assert {nearer.rpc.url, nearer.control.url, nearer.providers.url} == {"nats://[::1]:9"}
+
+
+def test_trusted_accounts_come_from_repeated_flags_or_one_comma_list(tmp_path: Path) -> None:
+    other = KeyPair.from_raw(Role.ACCOUNT, bytes([7]) * 32)
+    both = frozenset({ACCOUNT.public, other.public})
+    assert load({"trust": (ACCOUNT.public, other.public)}, environ(tmp_path)).trusted_issuers == both
+    listed = environ(tmp_path, WASMHOST_TRUSTED_ISSUERS=f"{ACCOUNT.public}, {other.public}")
+    assert load({}, listed).trusted_issuers == both
+
+
+def test_no_setting_and_no_seed_becomes_a_label(tmp_path: Path) -> None:
+    variables = environ(
+        tmp_path,
+        HOST_CONFIG="",
+        HOST_Zone="eu",
+        WASMCLOUD_HOST_Rack="7",
+        WASMCLOUD_LABEL_gpu="yes",
+        WASMCLOUD_HOST_SEED=HOST.seed,
+        HOST_KEY=CLUSTER.seed,
+        **{"HOST_HOSTCORE.OS": "plan9"},
+    )
+    labels = load({"label": ("zone=us",)}, variables).labels
+    assert labels["zone"] == "us" and labels["Rack"] == "7" and labels["gpu"] == "yes"
+    assert labels["hostcore.os"] != "plan9"
+    assert not set(labels) & {"SEED", "seed", "config", "key"}
+
+
+def test_a_named_file_must_exist_and_be_readable(tmp_path: Path) -> None:
+    assert "no such file" in problems({}, environ(tmp_path), tmp_path / "missing.json")[0]
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("lattice: [")
+    assert f"{broken}:1:" in problems({}, environ(tmp_path, HOST_CONFIG=str(broken)))[0]
+    broken.write_text("- a\n- b\n")
+    assert "not a list" in problems({}, environ(tmp_path), broken)[0]
+
+
+def test_secret_variables_are_known_by_name() -> None:
+    assert {
+        "WASMCLOUD_HOST_SEED",
+        "WASMCLOUD_CLUSTER_SEED",
+        "WASMCLOUD_RPC_SEED",
+        "WASMCLOUD_CTL_JWT",
+    } <= SECRET_VARIABLES
+
+
+def test_the_configuration_is_frozen(tmp_path: Path) -> None:
+    config: HostConfig = load({}, environ(tmp_path))
+    with pytest.raises(AttributeError):
+        config.lattice = "other"  # type: ignore[misc]

@@ -1,0 +1,46 @@
+"""What may and may not appear in a log line."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from lattice.keys import KeyPair, Role
+from wasmhost import logs
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.mark.parametrize("structured", [True, False])
+def test_a_line_is_one_line_and_holds_no_seed(structured: bool) -> None:
+    output = io.StringIO()
+    logs.configure("info", structured=structured, stream=output)
+    seed = KeyPair.generate(Role.CLUSTER).seed
+    structlog.get_logger().info("guest.log", text=f"one\ntwo\x1b[2J {seed}", nested={"seed": seed})
+    line = output.getvalue()
+    assert line.count("\n") == 1 and "\x1b" not in line and "guest.log" in line
+    assert seed not in line and line.count("<seed hidden>") == 2
+
+
+def test_structured_lines_are_json_with_level_and_time() -> None:
+    output = io.StringIO()
+    logs.configure("warning", structured=True, stream=output)
+    structlog.get_logger().info("too.quiet")
+    logging.getLogger("asyncio").error("Task exception was never retrieved")
+    structlog.get_logger().warning("call.refused", actor="MABC")
+    first, second = map(json.loads, output.getvalue().splitlines())
+    assert (first["level"], first["event"]) == ("error", "Task exception was never retrieved")
+    assert (second["level"], second["event"], second["actor"]) == ("warning", "call.refused", "MABC")
+    assert second["timestamp"].endswith("Z")

@@ -1,0 +1,205 @@
+"""What a host needs to know before it starts: one frozen :class:`HostConfig`, built once and passed down.
+
+Nothing else in the host reads the environment. Sizes are bytes and durations are seconds inside, even where a
+variable's name says ``_MS``. The names of variables and flags are those of the classic hosts where they exist, so that
+an installation can switch without renaming anything.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lattice.errors import Code, LatticeError
+from wasmhost.guest.calls import Limits
+from wasmhost.settings import SETTINGS, Resolved, SettingsError, resolve
+from wasmhost.state import StatePaths, locate
+
+ProviderKeys = Literal["derived", "cluster"]
+
+DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
+
+
+class ConfigError(LatticeError):
+    """The configuration cannot be used; ``problems`` holds one sentence for each setting that is wrong."""
+
+    code = Code.INVALID
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatsEndpoint:
+    """Where and as whom to connect to NATS."""
+
+    url: str = DEFAULT_NATS_URL
+    jwt: str = field(default="", repr=False)
+    """User JWT; empty for an anonymous connection."""
+    seed: str = field(default="", repr=False)
+    """Seed that signs the server's nonce, ``SU…``; empty for an anonymous connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig:
+    """Everything that one host was told. Built by :func:`load`, or directly in tests and by ``up``."""
+
+    paths: StatePaths
+    name: str = ""
+    """Friendly name; empty means one derived from the host key."""
+    lattice: str = "default"
+    ctl_prefix: str = "wasmbus.ctl"
+    rpc: NatsEndpoint = NatsEndpoint()
+    """Calls to and from actors."""
+    control: NatsEndpoint = NatsEndpoint()
+    """Control subjects, events and metadata."""
+    providers: NatsEndpoint = NatsEndpoint()
+    """What provider processes are told to connect to."""
+    host_seed: str = field(default="", repr=False)
+    """``SN…``; empty means the key of the state folder."""
+    cluster_seed: str = field(default="", repr=False)
+    """``SC…``; empty means the key shared by the hosts of this user."""
+    cluster_issuers: tuple[str, ...] = ()
+    """Further cluster keys whose invocations are accepted; the own key always is."""
+    trusted_issuers: frozenset[str] = frozenset()
+    """Accounts whose actors and providers may run here; empty refuses every signed artifact."""
+    allow_file_load: bool = False
+    js_domain: str | None = None
+    rpc_timeout: float = 2.0
+    """How long a call may take when its caller names no deadline."""
+    provider_shutdown_delay: float = 0.3
+    """How long a provider may take to end after it was asked to."""
+    local: bool = True
+    """Calls to an actor on this host skip NATS and signing."""
+    provider_keys: ProviderKeys = "derived"
+    """``cluster`` hands the cluster seed itself to providers, for lattices that also hold classic hosts."""
+    drain_timeout: float = 10.0
+    """How long calls in flight may take to finish when the host stops."""
+    allow_anonymous_nats: bool = False
+    """Start even when a NATS server that is not on loopback asks for no credentials."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """All labels of the host, the detected ones included."""
+    limits: Limits = field(default_factory=Limits)
+    log_level: str = "info"
+    structured_logging: bool = False
+    """Log lines as JSON instead of text for people."""
+
+    @property
+    def state_dir(self) -> Path:
+        """The folder of this host: its key, its lock, what it keeps between runs."""
+        return self.paths.host
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None = None) -> HostConfig:
+    """Build the configuration from flags, then the environment, then files, then defaults.
+
+    ``flags`` maps setting names (``lattice``, ``rpc_timeout_ms`` …) to what the user typed; None means not given.
+    ``file`` is JSON or YAML with the same names; without it, the file named by ``HOST_CONFIG``, else
+    ``host_config.json`` of the working folder over ``wasmhost/host.yaml`` of the user's configuration folder.
+
+    Raises ConfigError with every problem at once.
+    """
+    try:
+        r = resolve(flags, environ, file)
+    except SettingsError as exc:
+        raise ConfigError(exc.problems) from exc
+    rpc = _endpoint(r, "rpc")
+    return HostConfig(
+        paths=locate(environ, state=r.text("state"), name=r.text("name")),
+        name=r.text("name"),
+        lattice=r.text("lattice", "default"),
+        ctl_prefix=r.text("ctl_topic_prefix", "wasmbus.ctl"),
+        rpc=rpc,
+        control=_endpoint(r, "ctl"),
+        providers=_endpoint(r, "prov_rpc"),
+        host_seed=r.text("host_seed"),
+        cluster_seed=r.text("cluster_seed"),
+        cluster_issuers=r.list("cluster_issuers"),
+        trusted_issuers=frozenset(r.list("trusted_issuers")),
+        allow_file_load=r.flag("allow_file_load"),
+        js_domain=r.text("js_domain") or None,
+        rpc_timeout=r.number("rpc_timeout_ms", 2000) / 1000,
+        provider_shutdown_delay=r.number("prov_shutdown_delay_ms", 300) / 1000,
+        local=not r.flag("no_local"),
+        provider_keys="cluster" if r.text("provider_keys") == "cluster" else "derived",
+        drain_timeout=r.number("drain_timeout_ms", 10_000) / 1000,
+        allow_anonymous_nats=r.flag("allow_anonymous_nats"),
+        labels=_labels(r, environ),
+        limits=_limits(r),
+        log_level=r.text("log_level", "info"),
+        structured_logging=r.flag("structured_logging"),
+    )
+
+
+def detected_labels() -> dict[str, str]:
+    """The reserved labels of this machine, spelled as the classic hosts do."""
+    arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, sys.platform)
+    return {
+        "hostcore.arch": arch,
+        "hostcore.os": system,
+        "hostcore.osfamily": "windows" if system == "windows" else "unix",
+    }
+
+
+def _endpoint(r: Resolved, kind: str) -> NatsEndpoint:
+    """One connection: the specific setting wins over the general one unless the general one was given more closely."""
+    url = r.closest(f"{kind}_host", f"{kind}_port", "nats_url", "nats_host", "nats_port")
+    if url == "nats_url":
+        address = r.text("nats_url")
+    else:
+        prefix = kind if url.startswith(kind) else "nats"
+        host = r.text(f"{prefix}_host") or r.text("nats_host", "127.0.0.1")
+        port = int(r.number(f"{prefix}_port", 0) or r.number("nats_port", 4222))
+        tls = r.flag(f"{kind}_tls")
+        address = host if "://" in host else f"{'tls' if tls else 'nats'}://{_bracketed(host)}:{port}"
+    return NatsEndpoint(
+        url=address if "://" in address else f"nats://{address}",
+        jwt=r.text(r.closest(f"{kind}_jwt", "nats_jwt")),
+        seed=r.text(r.closest(f"{kind}_seed", "nats_seed")),
+    )
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+_LABEL_PREFIXES = ("WASMCLOUD_LABEL_", "WASMCLOUD_HOST_", "HOST_")
+
+
+def _labels(r: Resolved, environ: Mapping[str, str]) -> dict[str, str]:
+    """Labels of the environment, then those of flag or file, then what was detected; later ones win.
+
+    The name of a setting never becomes a label: ``WASMCLOUD_HOST_SEED`` would publish the host's seed as label SEED.
+    A value that looks like a seed is left out whatever its name.
+    """
+    reserved = {"HOST_CONFIG"} | {variable for setting in SETTINGS for variable in setting.variables}
+    labels: dict[str, str] = {}
+    for prefix in reversed(_LABEL_PREFIXES):
+        for variable, value in environ.items():
+            if variable.startswith(prefix) and variable not in reserved and len(variable) > len(prefix):
+                label = variable[len(prefix) :]
+                labels[label.lower() if prefix == "HOST_" else label] = value
+    labels.update(r.pairs("labels"))
+    labels.update(detected_labels())
+    return {label: value for label, value in labels.items() if not _looks_like_a_seed(value)}
+
+
+def _looks_like_a_seed(value: str) -> bool:
+    text = value.strip()
+    return len(text) == 58 and text.startswith("S") and text.isalnum() and text == text.upper()
+
+
+def _limits(r: Resolved) -> Limits:
+    default = Limits()
+    memory = int(r.number("actor_memory_mib", default.memory // 2**20)) * 2**20
+    return Limits(
+        memory=memory,
+        retain_memory=min(default.retain_memory, memory),
+        deadline=r.number("actor_deadline_ms", default.deadline * 1000) / 1000,
+    )

@@ -1,0 +1,74 @@
+"""Log output of a host: one structured event per line on standard error, as JSON or as text for people.
+
+Seeds never appear, whatever a caller passes; control characters of guests and providers are escaped, so that a log
+line cannot forge another one or move a terminal's cursor.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_SEED = re.compile(r"\bS[ACMNOUVX][A-Z2-7]{56}\b")
+_HIDDEN = "<seed hidden>"
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def configure(level: str = "info", *, structured: bool = False, stream: TextIO | None = None) -> None:
+    """Send all log events at or above ``level`` (debug, info, warning, error) to ``stream`` (standard error)."""
+    output = stream if stream is not None else sys.stderr
+    number = _LEVELS[level]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: list[Processor] = (
+        [structlog.processors.format_exc_info, clean, structlog.processors.JSONRenderer()]
+        if structured
+        else [clean, structlog.dev.ConsoleRenderer(colors=output.isatty())]
+    )
+    structlog.configure(
+        processors=[*shared, *renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(output),
+        cache_logger_on_first_use=False,
+    )
+    # asyncio and libraries that use the standard module: same lines, but only what an operator may act on
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+
+
+def clean(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Hide seeds and escape control characters in every text of the event, two levels deep."""
+    for key, value in event.items():
+        # the one field that is meant to span lines; it is ours
+        event[key] = _SEED.sub(_HIDDEN, value) if key == "exception" and isinstance(value, str) else _cleaned(value)
+    return event
+
+
+def escape(text: str) -> str:
+    """``text`` on one line: control characters as backslash escapes."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def _cleaned(value: object, depth: int = 0) -> object:
+    if isinstance(value, str):
+        return escape(_SEED.sub(_HIDDEN, value))
+    if isinstance(value, dict) and depth < 2:
+        return {key: _cleaned(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple) and depth < 2:
+        return [_cleaned(item, depth + 1) for item in value]
+    return value
