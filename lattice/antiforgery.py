@@ -1,0 +1,169 @@
+"""The token in every invocation that proves who sent it and what it carries.
+
+A token names origin, target and operation as URLs and the SHA-256 of the whole message; the issuer's key signs it. The
+classic senders set no expiry; ours do, which classic receivers honour.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import string
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import count
+from typing import Any, Final
+
+from lattice import jwt
+from lattice.errors import MalformedMessage
+from lattice.invocation import Entity, Invocation
+from lattice.keys import KeyPair
+
+LIFETIME: Final = 300.0
+"""Seconds until a token of ours expires; long, as a classic peer whose clock runs ahead would refuse otherwise."""
+
+_ALPHANUMERIC = string.ascii_letters + string.digits
+_MOST_CONSTANTS = 4096
+
+
+def invocation_hash(origin_url: str, target_url: str, operation: str, msg: bytes) -> str:
+    """Upper-case hex SHA-256 of origin, target, operation and the whole ``msg``, in this order, without separators.
+
+    ``target_url`` ends with the operation, which closes the ambiguity that the missing separators would leave.
+    """
+    digest = sha256(f"{origin_url}{target_url}{operation}".encode())
+    digest.update(msg)
+    return digest.hexdigest().upper()
+
+
+@dataclass(frozen=True, slots=True)
+class _Constants:
+    """What does not change between calls of one origin, target and operation."""
+
+    hashed: bytes
+    json: str
+
+
+class Signer:
+    """Builds signed invocations. Each has a new id: a random prefix per signer and a counter.
+
+    A process that forks must make a new signer in the child, or the ids repeat and are refused as replayed.
+    """
+
+    def __init__(
+        self, key: KeyPair, host_id: str, *, lifetime: float = LIFETIME, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._key = key
+        self._host_id = host_id
+        self._lifetime = int(lifetime)
+        self._clock = clock
+        self._count = count(1)
+        self._id_prefix = secrets.token_hex(8)
+        self._jti_prefix = "".join(secrets.choice(_ALPHANUMERIC) for _ in range(12))
+        self._constants: dict[tuple[str, str, str], _Constants] = {}
+
+    @property
+    def issuer(self) -> str:
+        """Public key of the signer."""
+        return self._key.public
+
+    @property
+    def host_id(self) -> str:
+        return self._host_id
+
+    def sign(self, *, origin: Entity, target: Entity, operation: str, msg: bytes) -> Invocation:
+        """The invocation with a new id, valid from now on for the signer's lifetime."""
+        constants = self._constants.get((origin.url, target.url, operation))
+        if constants is None:
+            constants = self._remember(origin.url, target.url, operation)
+        number = next(self._count)
+        invocation_id = f"{self._id_prefix}{number:016x}"
+        now = int(self._clock())
+        body = (
+            f'{{"exp":{now + self._lifetime},"jti":"{self._jti_prefix}{number % 10_000_000_000:010d}","iat":{now},'
+            f'"iss":"{self._key.public}","sub":"{invocation_id}",{constants.json}'
+            f'{sha256(constants.hashed + msg).hexdigest().upper()}"}},"wascap_revision":3}}'
+        )
+        return Invocation(
+            origin=origin,
+            target=target,
+            operation=operation,
+            msg=msg,
+            id=invocation_id,
+            encoded_claims=jwt.encode(body.encode(), self._key),
+            host_id=self._host_id,
+            content_length=len(msg),
+        )
+
+    def _remember(self, origin_url: str, target: str, operation: str) -> _Constants:
+        target_url = f"{target}/{operation}"
+        if len(self._constants) >= _MOST_CONSTANTS:
+            self._constants.clear()
+        constants = _Constants(
+            hashed=f"{origin_url}{target_url}{operation}".encode(),
+            json=(f'"wascap":{{"target_url":{_quoted(target_url)},"origin_url":{_quoted(origin_url)},"hash":"'),
+        )
+        self._constants[origin_url, target, operation] = constants
+        return constants
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InvocationClaims:
+    """What a token says; nothing of it is verified yet. Times are whole seconds since the epoch."""
+
+    issuer: str
+    subject: str
+    """The id of the invocation."""
+    target_url: str
+    origin_url: str
+    hash: str
+    issued_at: int
+    expires: int | None
+    not_before: int | None
+    signing_input: bytes
+    signature: bytes
+
+
+_WHAT: Final = "invocation claims"
+NO_METADATA: Final = "No wascap metadata found on claims"
+
+
+def parse(encoded_claims: str) -> InvocationClaims:
+    """Read a token without verifying it; MalformedMessage says which member is wrong."""
+    token = jwt.decode(_WHAT, encoded_claims)
+    body = token.body
+    metadata = body.get("wascap")
+    if type(metadata) is not dict:
+        raise MalformedMessage(NO_METADATA)
+    return InvocationClaims(
+        _text(body, "iss"),
+        _text(body, "sub"),
+        _text(metadata, "target_url"),
+        _text(metadata, "origin_url"),
+        _text(metadata, "hash"),
+        _seconds(body, "iat"),
+        _seconds(body, "exp") if body.get("exp") is not None else None,
+        _seconds(body, "nbf") if body.get("nbf") is not None else None,
+        token.signing_input,
+        token.signature,
+    )
+
+
+def _text(members: dict[str, Any], name: str) -> str:
+    value = members.get(name)
+    if type(value) is str and value:
+        return value
+    raise MalformedMessage(f"{_WHAT}: {name} is {'missing' if not value else 'not text'}")
+
+
+def _seconds(members: dict[str, Any], name: str) -> int:
+    value = members.get(name)
+    if type(value) is int and 0 <= value < 2**64:
+        return value
+    raise MalformedMessage(f"{_WHAT}: {name} is {'missing' if value is None else 'not a whole number of seconds'}")
