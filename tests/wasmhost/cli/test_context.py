@@ -1,0 +1,103 @@
+"""Where commands look for their lattice, and in which order."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wasmhost.context import ContextError, UpRecord, process_ticks, resolve
+
+RECORD = UpRecord(pid=os.getpid(), nats_url="nats://127.0.0.1:7777", lattice="mine")
+
+
+def test_without_anything_the_usual_address_and_lattice() -> None:
+    context = resolve(environ={})
+    assert (context.nats_url, context.lattice, context.timeout) == ("nats://127.0.0.1:4222", "default", 2.0)
+
+
+def test_a_running_up_gives_address_and_lattice() -> None:
+    context = resolve(environ={}, record=RECORD)
+    assert (context.nats_url, context.lattice) == ("nats://127.0.0.1:7777", "mine")
+    assert str(os.getpid()) in context.source
+
+
+def test_the_environment_wins_over_a_running_up_whose_lattice_then_means_nothing() -> None:
+    context = resolve(environ={"WASMCLOUD_CTL_HOST": "nats.example", "WASMCLOUD_CTL_PORT": "4333"}, record=RECORD)
+    assert (context.nats_url, context.lattice) == ("nats://nats.example:4333", "default")
+
+
+def test_a_flag_wins_over_the_environment() -> None:
+    environ = {"WASMHOST_NATS_URL": "nats://a:1", "WASMCLOUD_LATTICE_PREFIX": "from-env"}
+    context = resolve(environ=environ, record=RECORD, nats_url="nats://b:2", lattice="from-flag")
+    assert (context.nats_url, context.lattice) == ("nats://b:2", "from-flag")
+
+
+def test_variables_of_classic_tools_are_honoured() -> None:
+    context = resolve(
+        environ={
+            "WASMCLOUD_CTL_HOST": "h",
+            "WASMCLOUD_CTL_TLS": "1",
+            "WASMCLOUD_CTL_JWT": "jwt",
+            "WASMCLOUD_CTL_SEED": "seed",
+            "WASMCLOUD_CTL_TIMEOUT_MS": "500",
+            "WASMCLOUD_RPC_TIMEOUT_MS": "1500",
+            "WASMCLOUD_CTL_TOPIC_PREFIX": "my.ctl",
+        }
+    )
+    assert context.nats_url == "tls://h:4222"
+    assert (context.user_jwt, context.user_seed) == ("jwt", "seed")
+    assert (context.timeout, context.rpc_timeout, context.control_prefix) == (0.5, 1.5, "my.ctl")
+    assert "seed" not in repr(context).replace("user_seed", "").replace("cluster_seed", "")
+
+
+def test_every_unusable_variable_is_named_at_once() -> None:
+    with pytest.raises(ContextError) as caught:
+        resolve(environ={"WASMCLOUD_CTL_PORT": "many", "WASMCLOUD_RPC_TIMEOUT_MS": "soon", "WASH_CTL_CREDS": "/none"})
+    message = str(caught.value)
+    assert all(word in message for word in ("WASMCLOUD_CTL_PORT", "WASMCLOUD_RPC_TIMEOUT_MS", "WASH_CTL_CREDS"))
+
+
+@pytest.mark.parametrize("url", ["http://x", "nats://", "nats://h:port", "nats://h:99999", "nats://a:1,ftp://b"])
+def test_what_is_no_nats_address_is_refused(url: str) -> None:
+    with pytest.raises(ContextError, match="no NATS address"):
+        resolve(environ={}, nats_url=url)
+
+
+def test_a_credentials_file_gives_token_and_seed(tmp_path: Path) -> None:
+    path = tmp_path / "user.creds"
+    path.write_text(
+        "-----BEGIN NATS USER JWT-----\neyJ0\n------END NATS USER JWT------\n\n"
+        "-----BEGIN USER NKEY SEED-----\nSUAB\n------END USER NKEY SEED------\n"
+    )
+    context = resolve(environ={"WASH_CTL_CREDS": str(path)})
+    assert (context.user_jwt, context.user_seed) == ("eyJ0", "SUAB")
+
+
+def test_a_record_is_read_back_while_its_process_runs(tmp_path: Path) -> None:
+    RECORD.write(tmp_path)
+    assert UpRecord.read(tmp_path) == RECORD
+    UpRecord.remove(tmp_path)
+    assert UpRecord.read(tmp_path) is None
+
+
+def test_the_record_of_a_process_that_is_gone_counts_for_nothing(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    UpRecord(pid=gone.pid, nats_url="nats://127.0.0.1:1", lattice="x").write(tmp_path)
+    assert UpRecord.read(tmp_path) is None
+
+
+def test_the_record_of_an_earlier_process_of_the_same_number_counts_for_nothing(tmp_path: Path) -> None:
+    ticks = process_ticks(os.getpid())
+    UpRecord(pid=os.getpid(), nats_url="nats://127.0.0.1:1", lattice="x", started_ticks=ticks + 1).write(tmp_path)
+    assert UpRecord.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"pid": "x"}', "null", '{"pid": -1, "nats_url": "a"}'])
+def test_a_damaged_record_counts_for_nothing(tmp_path: Path, content: str) -> None:
+    (tmp_path / "up.json").write_text(content)
+    assert UpRecord.read(tmp_path) is None

@@ -1,0 +1,139 @@
+"""What every command shares: how it prints, which lattice it means, how it runs its one piece of work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from wasmhost import context
+from wasmhost.cli.output import Output
+from wasmhost.state import Keyring, StatePaths, locate
+
+if TYPE_CHECKING:
+    from wasmhost.cli.session import Session
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class App:
+    """The options given so far, and what is built from them when it is needed."""
+
+    output: Output = field(default_factory=Output)
+    nats_url: str | None = None
+    lattice: str | None = None
+    cluster_seed: str | None = field(default=None, repr=False)
+    timeout: float | None = None
+    state: str = ""
+
+    def context(self) -> context.Context:
+        """Where the lattice is. Raises ContextError."""
+        return context.resolve(
+            environ=os.environ,
+            record=context.UpRecord.read(self.paths.host),
+            nats_url=self.nats_url,
+            lattice=self.lattice,
+            cluster_seed=self.cluster_seed,
+            timeout=self.timeout,
+        )
+
+    @property
+    def paths(self) -> StatePaths:
+        """Folders with this user's keys and the record of a running ``up``; they may not exist."""
+        return locate(os.environ, state=self.state)
+
+    @property
+    def keyring(self) -> Keyring:
+        """This user's keys, made on first use."""
+        return Keyring(self.paths)
+
+    def run(self, work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
+        """Connect to the lattice, do ``work``, disconnect. Raises what ``work`` raises, and Unreachable."""
+        from wasmhost.cli.session import Session
+
+        async def connected() -> T:
+            async with Session.open(self.context(), self.output) as session:
+                return await work(session)
+
+        return asyncio.run(connected())
+
+
+def _remember(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def keep(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value is not None:
+            setattr(ctx.ensure_object(App), name, value)
+
+    return keep
+
+
+def _choose_output(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(App).output.json = value == "json"
+
+
+def _positive(ctx: click.Context, parameter: click.Parameter, value: float | None) -> None:
+    if value is not None:
+        if value <= 0:
+            raise click.BadParameter("it must be above 0 seconds (example: 5)")
+        ctx.ensure_object(App).timeout = value
+
+
+def output_option(command: F) -> F:
+    """Add ``-o text|json``."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["text", "json"]),
+        help="Form of the result.",
+        expose_value=False,
+        is_eager=True,  # an error in a later option is shown in the form asked for
+        callback=_choose_output,
+    )(command)
+
+
+def lattice_options(command: F) -> F:
+    """Add the options that say which lattice is meant, and ``-o``."""
+    for option in (
+        output_option,
+        click.option(
+            "--timeout",
+            type=float,
+            metavar="SECONDS",
+            help="Longest wait for one answer (default 2; longer for what takes longer).",
+            expose_value=False,
+            callback=_positive,
+        ),
+        state_option,
+        click.option(
+            "-x", "--lattice", metavar="NAME", help="Lattice name.", expose_value=False, callback=_remember("lattice")
+        ),
+        click.option(
+            "--nats-url",
+            metavar="URL",
+            help="NATS server (default: that of a running `wasmhost up`, else nats://127.0.0.1:4222).",
+            expose_value=False,
+            callback=_remember("nats_url"),
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def state_option(command: F) -> F:
+    """Add ``--state``."""
+    return click.option(
+        "--state",
+        metavar="DIR",
+        help="Folder with keys and data (default: that of the user).",
+        expose_value=False,
+        callback=_remember("state"),
+    )(command)
+
+
+pass_app = click.make_pass_decorator(App, ensure=True)

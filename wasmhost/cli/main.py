@@ -1,0 +1,158 @@
+"""The command tree and the edge at which every failure becomes a sentence, a next step and an exit code."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+
+from wasmhost import __version__
+from wasmhost.cli import problems
+from wasmhost.cli.app import App, output_option
+from wasmhost.cli.exit_codes import ExitCode
+
+DEBUG_VARIABLE = "WASMHOST_DEBUG"
+
+
+class Group(click.Group):
+    """A group whose commands are imported when they are needed: a short command should not load the engine."""
+
+    def __init__(self, name: str, help: str, members: Mapping[str, str | click.Command]) -> None:
+        """``members`` maps a command's name to itself or to ``module:attribute``."""
+        super().__init__(name, help=help, context_settings={"help_option_names": ["-h", "--help"]})
+        self._members = members
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._members)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        member = self._members.get(cmd_name)
+        if isinstance(member, str):
+            module, _, attribute = member.partition(":")
+            member = getattr(importlib.import_module(module), attribute)
+            assert isinstance(member, click.Command)
+        return member
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self._members and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], self._members, n=1)
+            meant = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(self._members)}"
+            ctx.fail(f"no command '{args[0]}': {meant}")
+        return super().resolve_command(ctx, args)
+
+
+_CLI = "wasmhost.cli"
+
+cli = Group(
+    "wasmhost",
+    "Run signed WebAssembly actors and capability providers in one lattice over NATS.\n\n"
+    "Start here: `wasmhost up MANIFEST` brings up a whole lattice on this machine.",
+    {
+        "up": f"{_CLI}.up:up",
+        "host": f"{_CLI}.daemon:host",
+        "get": Group(
+            "get",
+            "Show what is in the lattice.",
+            {
+                "hosts": f"{_CLI}.hosts:get_hosts",
+                "inventory": f"{_CLI}.hosts:get_inventory",
+                "actors": f"{_CLI}.actors:get_actors",
+                "providers": f"{_CLI}.providers:get_providers",
+                "links": f"{_CLI}.links:get_links",
+                "claims": f"{_CLI}.claims:get_claims",
+            },
+        ),
+        "start": Group(
+            "start",
+            "Start an actor or a provider.",
+            {"actor": f"{_CLI}.actors:start_actor", "provider": f"{_CLI}.providers:start_provider"},
+        ),
+        "stop": Group(
+            "stop",
+            "Stop an actor, a provider or a host.",
+            {
+                "actor": f"{_CLI}.actors:stop_actor",
+                "provider": f"{_CLI}.providers:stop_provider",
+                "host": f"{_CLI}.hosts:stop_host",
+            },
+        ),
+        "scale": Group("scale", "Change how many instances run.", {"actor": f"{_CLI}.actors:scale_actor"}),
+        "link": Group(
+            "link",
+            "Let actors use providers.",
+            {
+                "put": f"{_CLI}.links:put",
+                "del": f"{_CLI}.links:delete",
+                "query": f"{_CLI}.links:get_links",
+            },
+        ),
+        "call": f"{_CLI}.call:call",
+        "claims": Group(
+            "claims",
+            "Read and write the signed claims of an actor file.",
+            {"inspect": f"{_CLI}.claims:inspect", "sign": f"{_CLI}.claims:sign"},
+        ),
+        "keys": Group("keys", "Make keys.", {"gen": f"{_CLI}.keys:gen"}),
+        "events": f"{_CLI}.events:events",
+    },
+)
+output_option(cli)
+click.version_option(__version__, prog_name="wasmhost", message="%(prog)s %(version)s")(cli)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave with its exit code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. Every failure has been shown when this returns."""
+    app = App()
+    try:
+        result = cli.main(
+            args=list(sys.argv[1:] if arguments is None else arguments),
+            prog_name="wasmhost",
+            standalone_mode=False,
+            obj=app,
+        )
+        return result if isinstance(result, int) else ExitCode.DONE
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return ExitCode.USAGE
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "wasmhost"
+        return _show(app, problems.invalid(_sentence(error.format_message()), f"see `{path} --help`"))
+    except click.ClickException as error:
+        return _show(app, problems.Problem(_sentence(error.format_message())))
+    except (KeyboardInterrupt, click.Abort):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does; nothing more can be said, not even by the interpreter's exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except Exception as error:
+        known = problems.from_error(error)
+        if known is None:
+            if os.environ.get(DEBUG_VARIABLE):
+                raise
+            known = problems.Problem(
+                f"internal error: {type(error).__name__}: {error}",
+                hint=f"run it again with {DEBUG_VARIABLE}=1 and report what it prints",
+            )
+        return _show(app, known)
+
+
+def _show(app: App, problem: problems.Problem) -> int:
+    app.output.problem(str(problem), problem.hint, problem.exit_code)
+    return problem.exit_code
+
+
+def _sentence(text: str) -> str:
+    """Click's messages without their final stop."""
+    return text.strip().removesuffix(".")

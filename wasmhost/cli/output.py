@@ -1,0 +1,155 @@
+"""What commands print: tables that fit the terminal, or JSON with the same facts.
+
+Data goes to standard output, everything else to standard error. Text from the lattice is written by strangers: control
+characters are made visible, so that no name can move the cursor or forge a line.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+GAP = "  "
+SMALLEST_WIDTH = 40
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, with control characters written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shorten(text: str, width: int, *, keep_end: bool = False) -> str:
+    """At most ``width`` characters of ``text``, the rest replaced by one ``…``."""
+    if len(text) <= width:
+        return text
+    if width <= 1:
+        return "…"[:width]
+    return "…" + text[-(width - 1) :] if keep_end else text[: width - 1] + "…"
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: ``42s``, ``7m 3s``, ``5h 2m``, ``3d 4h``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600}h"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table. It gives up width down to ``least`` characters when the table is too wide."""
+
+    title: str
+    least: int = 0
+    """0: never shortened."""
+    keep_end: bool = False
+    """Shorten at the front: the end of a path or an image reference says more."""
+
+
+@dataclass(slots=True)
+class Row:
+    """The cells of one line, and remarks that are printed below it, wrapped and indented."""
+
+    cells: Sequence[str]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def table(columns: Sequence[Column], rows: Sequence[Row], *, width: int) -> str:
+    """The rows as aligned text, no line longer than ``width`` as far as the columns allow."""
+    cells = [[printable(cell) for cell in row.cells] for row in rows]
+    widths = [max([len(column.title), *(len(line[i]) for line in cells)]) for i, column in enumerate(columns)]
+    _shrink(columns, widths, width)
+    lines = [_line(columns, widths, [column.title for column in columns])]
+    for row, line in zip(rows, cells, strict=True):
+        lines.append(_line(columns, widths, line))
+        for note in row.notes:
+            lines += textwrap.wrap(printable(note), max(width, SMALLEST_WIDTH), initial_indent="    ", **_WRAP)
+    return "\n".join(lines)
+
+
+_WRAP: dict[str, Any] = {"subsequent_indent": "    ", "break_on_hyphens": False}
+
+
+def _shrink(columns: Sequence[Column], widths: list[int], width: int) -> None:
+    excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
+    while excess > 0:
+        flexible = [i for i, column in enumerate(columns) if column.least and widths[i] > column.least]
+        if not flexible:
+            return
+        widest = max(flexible, key=lambda i: widths[i])
+        widths[widest] -= 1
+        excess -= 1
+
+
+def _line(columns: Sequence[Column], widths: Sequence[int], cells: Sequence[str]) -> str:
+    parts = [
+        shorten(cell, width, keep_end=column.keep_end).ljust(width)
+        for column, width, cell in zip(columns, widths, cells, strict=True)
+    ]
+    return GAP.join(parts).rstrip()
+
+
+class Output:
+    """Where a command shows what it found. ``json`` decides the form; the facts are the same."""
+
+    def __init__(self, form: str = "text", *, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self.json = form == "json"
+        self._out = out
+        self._err = err
+
+    @property
+    def width(self) -> int:
+        """Columns to fill: those of the terminal, 80 where there is none."""
+        return max(SMALLEST_WIDTH, shutil.get_terminal_size((80, 24)).columns)
+
+    def document(self, value: Mapping[str, Any]) -> None:
+        """Print one JSON document."""
+        self._write(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+    def line(self, value: Mapping[str, Any]) -> None:
+        """Print one JSON document on one line, for streams."""
+        self._write(json.dumps(value, ensure_ascii=False, default=str))
+
+    def table(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
+        self._write(table(columns, rows, width=self.width))
+
+    def facts(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Print ``name  value`` lines, one per fact, aligned."""
+        known = [(name, printable(value)) for name, value in pairs if value]
+        wide = max((len(name) for name, _ in known), default=0)
+        for name, value in known:
+            self._write(f"{name.ljust(wide)}{GAP}{value}")
+
+    def text(self, text: str = "") -> None:
+        """Print a line of data."""
+        self._write(text)
+
+    def say(self, text: str) -> None:
+        """Tell what happens, on standard error; silent in JSON mode, where standard error holds errors only."""
+        if not self.json:
+            print(text, file=self._err or sys.stderr, flush=True)
+
+    def problem(self, message: str, hint: str, exit_code: int) -> None:
+        """Show why the command failed, on standard error."""
+        stream = self._err or sys.stderr
+        if self.json:
+            shown = {"error": message, "hint": hint or None, "exit_code": int(exit_code)}
+            print(json.dumps(shown, ensure_ascii=False), file=stream, flush=True)
+            return
+        for number, line in enumerate(message.splitlines() or [""]):
+            print(f"Error: {printable(line)}" if number == 0 else printable(line), file=stream)
+        if hint:
+            print(f"Next: {printable(hint)}", file=stream)
+        stream.flush()
+
+    def _write(self, text: str) -> None:
+        print(text, file=self._out or sys.stdout, flush=True)
