@@ -1,0 +1,263 @@
+"""May this call run here, and if not, why: pure decisions, cheapest check first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from lattice import antiforgery, keys
+from lattice.errors import NotAuthorized, NotLinked
+from lattice.invocation import Entity, Invocation
+from lattice.keys import KeyPair, derive
+from lattice.links import LinkDefinition, LinkTable
+
+MAX_AGE: Final = 300.0
+"""Seconds after which an invocation is refused, whether its token expires or not."""
+SKEW: Final = 60.0
+"""Seconds by which the clock of a peer may be ahead of ours."""
+REPLAY_WINDOW: Final = MAX_AGE + 2 * SKEW
+"""Seconds for which an accepted token could be accepted again, hence for which its id is remembered."""
+
+_LONGEST_ORIGIN = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """A key of another cluster's host that may sign for one provider only."""
+
+    provider: str
+    link_name: str
+
+
+class Authority:
+    """Which issuers may sign for which origin.
+
+    A static issuer signs for anybody. A provider's derived key signs only for that provider and link name, a client's
+    only for an origin that claims to be neither an actor nor a provider.
+    """
+
+    def __init__(
+        self,
+        issuers: Collection[str],
+        delegated: Mapping[str, Delegation] | None = None,
+        *,
+        derived: Callable[[Entity], str] | None = None,
+    ) -> None:
+        """``derived`` gives the one derived key that may sign for an origin; it is asked once per origin."""
+        self.issuers = frozenset(issuers)
+        self.delegated: Mapping[str, Delegation] = delegated or {}
+        self._derived = derived
+
+    @classmethod
+    def for_host(
+        cls,
+        cluster: KeyPair,
+        issuers: Collection[str] = (),
+        lattice: str = "default",
+        *,
+        delegated: Mapping[str, Delegation] | None = None,
+        generation: Callable[[str, str], int] | None = None,
+    ) -> Authority:
+        """The authority of a host of this cluster: it recognises every key derived from the cluster seed.
+
+        ``generation(provider, link name)`` is the current generation of a provider's key (0 without it); raising it
+        revokes the key that was handed out before.
+        """
+
+        @lru_cache(maxsize=4096)
+        def key_of(purpose: str, subject: str, link_name: str, number: int) -> str:
+            return derive(
+                cluster, lattice=lattice, purpose=purpose, subject=subject, link_name=link_name, generation=number
+            ).public
+
+        def derived(origin: Entity) -> str:
+            if origin.is_provider:
+                number = generation(origin.public_key, origin.link_name) if generation else 0
+                return key_of("provider", origin.public_key, origin.link_name, number)
+            return key_of("client", origin.public_key, "", 0)
+
+        return cls({cluster.public, *issuers}, delegated, derived=derived)
+
+    def permits(self, issuer: str, origin: Entity) -> bool:
+        """Whether ``issuer`` may sign calls of ``origin``; says nothing about the signature."""
+        if issuer in self.issuers:
+            return True
+        delegation = self.delegated.get(issuer)
+        if delegation is not None:
+            return delegation.provider == origin.public_key and delegation.link_name == origin.link_name
+        # an actor never signs for itself; long texts are not worth a derivation
+        if self._derived is None or origin.is_actor or len(origin.packed) > _LONGEST_ORIGIN:
+            return False
+        return issuer == self._derived(origin)
+
+
+class ReplayWindow:
+    """The invocations accepted lately, so that none is accepted twice; bounded in time and number.
+
+    Two generations: entries live between one and two ``window`` seconds. When a generation is full before its time, the
+    older one goes early, and with it the right of equally old tokens to be accepted (:attr:`horizon`): the window
+    shrinks under a flood, it never opens.
+    """
+
+    __slots__ = ("_half", "_latest", "_older", "_older_latest", "_since", "_window", "_young", "horizon")
+
+    def __init__(self, window: float = REPLAY_WINDOW, capacity: int = 1_000_000) -> None:
+        self._window = window
+        self._half = max(1, capacity // 2)
+        self._young: set[int] = set()
+        self._older: set[int] = set()
+        self._since = 0.0
+        self._latest = -1
+        self._older_latest = -1
+        self.horizon = -1
+        """Tokens issued at or before this second are refused, since their ids may have been forgotten."""
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._older)
+
+    def knows(self, invocation_id: str, issuer: str = "") -> bool:
+        """Whether this issuer's invocation was accepted before."""
+        # A 64-bit hash instead of two texts: 60 bytes per entry instead of 200. A collision, one in 10**13, refuses a
+        # call. The issuer belongs to it, or a provider could use up the predictable ids of a host.
+        entry = hash((issuer, invocation_id))
+        return entry in self._young or entry in self._older
+
+    def seen(self, invocation_id: str, now: float, issuer: str = "", issued_at: int = -1) -> bool:
+        """Whether it was accepted before; if not, it is from now on known. Times in seconds since the epoch."""
+        if self.knows(invocation_id, issuer):
+            return True
+        if now - self._since >= self._window or len(self._young) >= self._half:
+            self._turn(now)
+        self._young.add(hash((issuer, invocation_id)))
+        self._latest = max(self._latest, issued_at)
+        return False
+
+    def _turn(self, now: float) -> None:
+        self.horizon = max(self.horizon, self._older_latest)
+        self._older, self._older_latest = self._young, self._latest
+        self._young, self._latest = set(), -1
+        self._since = now
+
+
+def verify_invocation(
+    invocation: Invocation,
+    *,
+    target_key: str,
+    authority: Authority,
+    replay: ReplayWindow,
+    now: float,
+    max_age: float = MAX_AGE,
+    skew: float = SKEW,
+) -> None:
+    """Return if this call may run; raise NotAuthorized (or MalformedMessage for a token that is none) otherwise.
+
+    ``invocation.msg`` must be the whole message: a chunked one is made whole before. Texts are those of the classic
+    hosts, which put ``Anti-forgery check failed: `` in front. The id is remembered only once the signature proved
+    right, so that forgeries cannot use up ids. About 70 µs, of which 60 are the signature.
+    """
+    target = invocation.target
+    if target.public_key != target_key:
+        raise NotAuthorized(
+            f"Invocation target {target.public_key[:60]} is not {target_key}, whose subject it arrived on"
+        )
+    host_id = invocation.host_id
+    # Elixir hosts send their cluster key here. The field is not signed and has no authority.
+    if len(host_id) != 56 and not host_id.startswith("N"):
+        raise NotAuthorized(f"Invalid host ID on invocation: '{host_id[:60]}'")
+    claims = antiforgery.parse(invocation.encoded_claims)
+    issuer = claims.issuer
+    if not authority.permits(issuer, invocation.origin):
+        raise NotAuthorized(
+            "Issuer of this invocation is not among the list of valid issuers "
+            f"({issuer[:60]} for origin {invocation.origin.public_key[:60]})"
+        )
+    _check_times(claims, replay, now, max_age, skew)
+    if claims.subject != invocation.id:
+        raise NotAuthorized("Invocation claims are about another invocation id")
+    origin_url = invocation.origin.url
+    target_url = f"{target.url}/{invocation.operation}"
+    if claims.target_url != target_url:
+        raise NotAuthorized("Invocation claims and invocation target URL do not match")
+    if claims.origin_url != origin_url:
+        raise NotAuthorized("Invocation claims and invocation origin URL do not match")
+    computed = antiforgery.invocation_hash(origin_url, target_url, invocation.operation, invocation.msg)
+    if claims.hash != computed:
+        raise NotAuthorized(f"Invocation hash does not match signed claims hash ({claims.hash[:64]} / {computed})")
+    if replay.knows(claims.subject, issuer):
+        raise NotAuthorized(f"Invocation {claims.subject[:60]} was replayed")
+    if not keys.verify(issuer, claims.signing_input, claims.signature):
+        raise NotAuthorized("Invocation claims signature invalid")
+    replay.seen(claims.subject, now, issuer, claims.issued_at)
+
+
+def _check_times(
+    claims: antiforgery.InvocationClaims, replay: ReplayWindow, now: float, max_age: float, skew: float
+) -> None:
+    if claims.expires is not None and claims.expires < now:
+        raise NotAuthorized("Invocation claims token expired")
+    if claims.not_before is not None and claims.not_before > now + skew:
+        raise NotAuthorized("Attempt to use invocation before claims token allows")
+    age = now - claims.issued_at
+    if age > max_age:
+        raise NotAuthorized(
+            f"Invocation claims token is too old: issued {age:.0f} s ago, {max_age:.0f} s allowed; compare the clocks"
+        )
+    if age < -skew:
+        raise NotAuthorized(
+            f"Invocation claims token was issued {-age:.0f} s in the future; compare the clocks of both machines"
+        )
+    if claims.issued_at <= replay.horizon:
+        raise NotAuthorized("Invocation claims token is too old for a host under this load; send the call again")
+
+
+def authorise_provider_origin(invocation: Invocation, capabilities: Collection[str]) -> None:
+    """Refuse a call from a provider whose contract the called actor's claims do not grant.
+
+    Calls from actors and from clients need no capability. A provider that hides its contract is refused, too.
+    """
+    origin = invocation.origin
+    if origin.is_actor or not (origin.is_provider or origin.contract_id):
+        return
+    if origin.contract_id not in capabilities:
+        raise NotAuthorized(
+            f"Invocation source does not have the required capability claim {origin.contract_id[:100]} "
+            f"(the claims of {invocation.target.public_key[:60]} grant {_listed(capabilities)})"
+        )
+
+
+def _listed(capabilities: Collection[str]) -> str:
+    return ", ".join(sorted(capabilities)) or "nothing"
+
+
+def authorise_capability(*, actor: str, capabilities: Collection[str], contract: str) -> None:
+    """Refuse a host call whose contract the caller's claims do not grant, built-in contracts included."""
+    if contract not in capabilities:
+        raise NotAuthorized(
+            f"Invocation not authorized: missing capability claim for {contract} "
+            f"({actor} was signed for {_listed(capabilities)}); sign it again with that capability"
+        )
+
+
+def not_linked(*, actor: str, contract: str, link_name: str, lattice: str) -> NotLinked:
+    """The error for a host call that names neither a link nor an actor."""
+    return NotLinked(
+        f"Invocation not authorized: missing link definition for {contract} on {lattice} "
+        f"({actor} has no link '{link_name}'); create one: wasmhost link put {actor} PROVIDER {contract}"
+        + ("" if link_name == "default" else f" --link {link_name}")
+    )
+
+
+def authorise_outbound(
+    *, actor: str, capabilities: Collection[str], links: LinkTable, contract: str, link_name: str, lattice: str
+) -> LinkDefinition:
+    """The link that a host call to a provider takes: both a link and a capability claim are needed.
+
+    Raises NotLinked or NotAuthorized, whose text begins with the classic phrase that reaches the guest.
+    """
+    link = links.resolve(actor, contract, link_name)
+    if link is None:
+        raise not_linked(actor=actor, contract=contract, link_name=link_name, lattice=lattice)
+    authorise_capability(actor=actor, capabilities=capabilities, contract=contract)
+    return link
