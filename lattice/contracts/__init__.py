@@ -1,1 +1,1 @@
-"""The lattice contracts: argument and result types of standard capability contracts."""
+"""Argument types of capability contracts: what travels inside the ``msg`` of an invocation."""
