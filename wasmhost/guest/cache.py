@@ -1,0 +1,114 @@
+"""Compiled code on disk: one private directory, one file per module, engine version and settings."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import stat
+import tempfile
+from pathlib import Path
+
+import structlog
+import wasmtime
+
+from lattice.errors import Code, LatticeError
+from wasmhost.guest import bindings
+
+log = structlog.get_logger(__name__)
+
+_MAGIC = b"wasmhost-compiled-1\n"
+_HASH_SIZE = hashlib.sha256().digest_size
+
+
+class CacheUnusable(LatticeError):
+    """The cache directory does not belong to this user alone, or cannot be made."""
+
+    code = Code.INVALID
+
+
+class CompileCache:
+    """Maps wasm bytes to compiled modules. All methods block; call them from a worker thread.
+
+    Compiled code is executed as it is, so the directory has to be ours alone (mode 0700), and every entry carries the
+    SHA-256 of its content, because the engine itself notices a foreign version but not a flipped bit.
+    """
+
+    def __init__(self, directory: Path, engine: wasmtime.Engine) -> None:
+        self._directory = directory
+        self._engine = engine
+        version = importlib.metadata.version("wasmtime")
+        settings = f"{version},{platform.machine()},{bindings.ENGINE_SETTINGS}"
+        self._variant = hashlib.sha256(settings.encode()).hexdigest()[:16]
+        _make_private(directory)
+
+    def path(self, digest: str) -> Path:
+        """Where the entry of a module with this SHA-256 is or would be."""
+        return self._directory / f"{digest}-{self._variant}.compiled"
+
+    def load_or_compile(self, wasm: bytes, digest: str) -> wasmtime.Module:
+        """The compiled module; raises wasmtime.WasmtimeError if ``wasm`` is no valid module."""
+        found = self._load(digest)
+        if found is not None:
+            return found
+        compiled = wasmtime.Module(self._engine, wasm)
+        self._store(digest, bytes(compiled.serialize()))
+        return compiled
+
+    def _load(self, digest: str) -> wasmtime.Module | None:
+        path = self.path(digest)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            log.warning("compiled.unreadable", path=str(path), error=str(error))
+            return None
+        with open(descriptor, "rb") as file:
+            if not _is_ours(os.fstat(file.fileno())):
+                log.warning("compiled.foreign", path=str(path), next_step="remove the file")
+                return None
+            data = file.read()
+        expected, code = data[len(_MAGIC) : len(_MAGIC) + _HASH_SIZE], data[len(_MAGIC) + _HASH_SIZE :]
+        if not data.startswith(_MAGIC) or hashlib.sha256(code).digest() != expected:
+            log.warning("compiled.corrupt", path=str(path))
+            return None
+        try:
+            return wasmtime.Module.deserialize(self._engine, code)
+        except wasmtime.WasmtimeError as error:
+            log.warning("compiled.refused", path=str(path), error=str(error))
+            return None
+
+    def _store(self, digest: str, code: bytes) -> None:
+        # A full disk costs time at the next start, nothing else.
+        try:
+            descriptor, name = tempfile.mkstemp(prefix=".new-", dir=self._directory)
+            try:
+                with open(descriptor, "wb") as file:
+                    file.write(_MAGIC + hashlib.sha256(code).digest() + code)
+                os.replace(name, self.path(digest))
+            except BaseException:
+                os.unlink(name)
+                raise
+        except OSError as error:
+            log.warning("compiled.not_kept", path=str(self.path(digest)), error=str(error))
+
+
+def _make_private(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != 0o700:
+            directory.chmod(0o700)
+            found = directory.lstat()
+    except OSError as error:
+        raise CacheUnusable(f"cannot make the cache directory {directory}: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or not _is_ours(found):
+        raise CacheUnusable(
+            f"the cache directory {directory} is not a directory of this user alone; remove it or choose another"
+        )
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    return found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o022

@@ -1,0 +1,159 @@
+"""One call of an actor, from the queue to its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from lattice.errors import Code, GuestFailed, LatticeError, Unreachable
+from wasmhost.guest.calls import CallContext
+from wasmhost.guest.instance import Instance
+
+if TYPE_CHECKING:
+    from wasmhost.guest.pool import ActorPool
+
+_STRAY_TICK = 0.002
+"""A guest interrupted earlier than this many seconds after its start met an epoch by chance and just goes on."""
+
+
+class Call:
+    """Implements :class:`wasmhost.guest.calls.GuestCall` for a pool.
+
+    It holds at most one instance, and gives it back exactly once: concluded, or poisoned by a deadline, a
+    cancellation, or because nobody awaits it any more.
+    """
+
+    __slots__ = (
+        "_abort",
+        "_begun",
+        "_error",
+        "_instance",
+        "_pool",
+        "_response",
+        "_scope",
+        "_started",
+        "_turn",
+        "context",
+        "deadline",
+        "done",
+        "operation",
+        "payload",
+    )
+
+    def __init__(
+        self, pool: ActorPool, operation: str, payload: bytes, context: CallContext, *, deadline: float, begun: float
+    ) -> None:
+        self._pool = pool
+        self.operation = operation
+        self.payload = payload
+        self.context = context
+        self.deadline = deadline
+        self._begun = begun
+        self._started = begun
+        self._instance: Instance | None = None
+        self._turn: asyncio.Future[None] | None = None
+        self._scope: asyncio.Timeout | None = None
+        self._abort: LatticeError | None = None
+        self._response = b""
+        self._error: LatticeError | None = None
+        self.done = False
+
+    def __del__(self) -> None:
+        # A task that is cancelled before its first step never runs wait(). May happen on any thread.
+        if self._instance is not None:
+            self._pool.release_stray(self._instance)
+
+    def result(self) -> bytes:
+        """The response of a done call; raises its error."""
+        if self._error is not None:
+            raise self._error
+        if not self.done:
+            raise RuntimeError("the call is not done; await wait()")
+        return self._response
+
+    async def wait(self) -> bytes:
+        """Drive the call to its end. Await once, only if not done; cancelling throws the instance away."""
+        self._pool.driven(self, by_task=True)
+        try:
+            async with asyncio.timeout_at(self.deadline) as self._scope:
+                if not self.done and self._instance is None:
+                    self._turn = asyncio.get_running_loop().create_future()
+                    await self._turn
+                if self._instance is not None:
+                    await self._pool.driver.finish(self._instance, self.context)
+                    self._conclude(self._instance)
+        except TimeoutError:
+            if not self.done:
+                self.fail(self._abort or self._late())
+        finally:
+            self._scope = self._turn = None
+            self._pool.driven(self, by_task=False)
+            if not self.done:  # cancelled
+                self.fail(Unreachable("the call was cancelled", code=Code.DISCONNECTED))
+        return self.result()
+
+    # --- for the pool -------------------------------------------------------------------------------------------
+
+    def start(self, instance: Instance) -> None:
+        """Run the call on a free instance until it ends or waits."""
+        now = self._pool.time()
+        self._instance = instance
+        self._started = now
+        try:
+            done = instance.invoke(self.operation.encode("utf-8", "replace"), self.payload)
+        except LatticeError as error:
+            self.fail(error, poison=False)
+            return
+        if not done and not instance.wanted and self._pool.time() - now < _STRAY_TICK:
+            done = instance.poll()
+        if done:
+            self._conclude(instance)
+        else:
+            self._wake()
+
+    def fail(self, error: LatticeError, *, poison: bool = True) -> None:
+        """End the call with an error; an instance it holds is in the middle of something unless ``poison`` is False."""
+        self.done = True
+        self._error = error.with_traceback(None)  # a kept traceback would keep this call, in a cycle
+        instance, self._instance = self._instance, None
+        if instance is None:
+            self._pool.forget(self)
+        else:
+            instance.poisoned = instance.poisoned or poison
+            self._pool.release(instance, held=self._pool.time() - self._started)
+        self._wake()
+
+    def expire(self) -> None:
+        """End a call whose deadline passed while it waited for an instance."""
+        self.fail(self._late())
+
+    def abort(self, error: LatticeError) -> None:
+        """End a call that somebody awaits, at the next turn of the loop."""
+        self._abort = error
+        if self._scope is not None:
+            self._scope.reschedule(0)
+
+    def _conclude(self, instance: Instance) -> None:
+        try:
+            self._response = instance.conclude(self.operation)
+        except LatticeError as error:
+            self._error = error.with_traceback(None)
+        self.done = True
+        self._instance = None
+        self._pool.release(instance, held=self._pool.time() - self._started)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+
+    def _late(self) -> LatticeError:
+        allowed = self.deadline - self._begun
+        if self._instance is None:
+            return Unreachable(
+                f"{self.operation}: no instance of the actor was free within {allowed:.3g} s", code=Code.TIMED_OUT
+            )
+        doing = ", waiting for the answer to a host call" if self._instance.wanted else ""
+        return GuestFailed(
+            f"{self.operation}: the actor ran past its deadline of {allowed:.3g} s{doing}", code=Code.TIMED_OUT
+        )

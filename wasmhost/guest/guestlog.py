@@ -1,0 +1,34 @@
+"""What guests write to the console log, as events of the host's log."""
+
+from __future__ import annotations
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+MAX_TEXT = 2048
+"""Characters of one text that are shown."""
+
+
+def readable(text: bytes) -> str:
+    """Text of a guest for a log line: any bytes are accepted, control characters escaped, the end cut off."""
+    decoded = text[: 4 * MAX_TEXT + 4].decode("utf-8", "replace")
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in decoded[:MAX_TEXT]
+    )
+    return shown if len(decoded) <= MAX_TEXT else f"{shown}… ({len(text)} bytes)"
+
+
+class GuestLogger:
+    """Writes the texts of one actor as ``guest.log`` events."""
+
+    def __init__(self, actor: str) -> None:
+        self._log = log.bind(actor=actor)
+
+    def __call__(self, texts: list[bytes], dropped: int) -> None:
+        """Log each text; ``dropped`` bytes were above what one call may log, reported once per call."""
+        for text in texts:
+            self._log.info("guest.log", text=readable(text))
+        if dropped:
+            self._log.warning("guest.log_dropped", bytes=dropped, reason="the actor logged too much in one call")

@@ -1,0 +1,61 @@
+"""What a pool does next: pure decisions over numbers, carried out by the pool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Numbers of calls to assign, instances to start and idle instances to retire."""
+
+    assign: int = 0
+    grow: int = 0
+    retire: int = 0
+
+
+def plan(*, waiting: int, idle: int, starting: int, size: int, wanted: int) -> Plan:
+    """Serve waiting calls with idle instances, in order; start more for the rest up to ``wanted``.
+
+    ``size`` counts instances that are idle, busy or starting; ``starting`` those that a waiting call may count on.
+    """
+    assign = min(waiting, idle)
+    starved = waiting - idle - starting
+    return Plan(
+        assign=assign,
+        grow=max(0, min(starved, wanted - size)),
+        retire=max(0, min(idle - assign, size - wanted)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The state that decides whether one more call may wait. Durations in seconds."""
+
+    waiting: int
+    waiting_bytes: int
+    byte_limit: int
+    instances: int
+    """How many calls run at a time."""
+    service_time: float
+    """Moving average of how long a call holds its instance; 0 until one has ended."""
+
+    @property
+    def expected_wait(self) -> float:
+        """How long a call that arrives now waits for its turn."""
+        return (self.waiting + 1) * self.service_time / max(1, self.instances)
+
+
+def refusal(queue: Queue, *, size: int, remaining: float) -> str | None:
+    """Why a call of ``size`` bytes whose caller gives up in ``remaining`` seconds may not wait; None if it may.
+
+    What counts is the expected wait, not the number of calls: 200 calls of 20 µs are no load, 20 of a second are.
+    """
+    if queue.waiting_bytes + size > queue.byte_limit:
+        return f"{queue.waiting} calls with {queue.waiting_bytes} bytes wait already"
+    if queue.expected_wait > remaining:
+        return (
+            f"{queue.waiting} calls wait already, which takes about {queue.expected_wait:.1f} s,"
+            f" and the caller gives up in {max(0.0, remaining):.1f} s"
+        )
+    return None

@@ -1,0 +1,332 @@
+"""The instances of one actor: one call at a time each, the rest waits in order or is refused at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+import structlog
+
+from lattice.errors import Code, GuestFailed, LatticeError, Overloaded, TooLarge, Unreachable
+from wasmhost.guest import planning
+from wasmhost.guest.call import Call
+from wasmhost.guest.calls import CallContext, GuestCall, HostCallHandler, Limits
+from wasmhost.guest.driving import Driver
+from wasmhost.guest.engine import Engine
+from wasmhost.guest.guestlog import GuestLogger
+from wasmhost.guest.instance import Instance
+from wasmhost.guest.module import Module
+
+log = structlog.get_logger(__name__)
+
+_SMOOTHING = 0.1
+"""Weight of the newest call in the average service time."""
+_SLICE = 0.001
+"""Seconds of queued calls that run before the loop gets its turn."""
+_CLOSE_TIMEOUT = 5.0
+"""Seconds that :meth:`ActorPool.close` waits for the calls it ended."""
+_CALL_OVERHEAD = 1024
+"""Bytes that a waiting call counts beside its request."""
+
+
+class ActorPool:
+    """Runs the calls of one actor on at most ``wanted`` instances, which start when they are needed.
+
+    Belongs to one event loop. An instance that trapped, ran out of time or was cancelled is thrown away, and so is one
+    that grew beyond ``limits.retain_memory``; the next call that needs one starts a new one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        module: Module,
+        *,
+        actor: str,
+        limits: Limits,
+        host_calls: HostCallHandler,
+        instances: int,
+    ) -> None:
+        self._engine = engine
+        self._module = module
+        self._actor = actor
+        self._limits = limits
+        self._log = log.bind(actor=actor)
+        self._guest_log = GuestLogger(actor)
+        self.driver = Driver(engine, host_calls, limits, actor=actor)
+        self._wanted = instances
+        self._idle: list[Instance] = []
+        self._waiting: OrderedDict[Call, None] = OrderedDict()
+        self._waiting_bytes = 0
+        self._size = 0
+        self._starting = 0
+        self._starts: set[asyncio.Task[None]] = set()
+        self._driven: set[Call] = set()
+        self._quiet: list[asyncio.Future[None]] = []
+        self._service_time = 0.0
+        self._serving = False
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        self.time = self._loop.time
+        """The clock of deadlines."""
+        self.api_version = 0
+        """What the actor's version export returned, once an instance was started; 0 without one."""
+
+    # --- state --------------------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        """Calls that hold an instance now."""
+        return self._size - self._starting - len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for an instance."""
+        return len(self._waiting)
+
+    @property
+    def wanted(self) -> int:
+        """How many instances this pool may have."""
+        return self._wanted
+
+    @property
+    def started(self) -> int:
+        """How many instances exist, idle or busy."""
+        return self._size - self._starting
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    # --- calls --------------------------------------------------------------------------------------------------
+
+    def begin(self, operation: str, payload: bytes, context: CallContext) -> GuestCall:
+        """Start a call; never blocks and never raises: what goes wrong is raised by ``result()`` or ``wait()``.
+
+        With a free instance the guest runs at once, until it ends or waits. Without one the call waits its turn, or is
+        done with Overloaded when its turn would come too late.
+        """
+        now = self._loop.time()
+        deadline = min(context.deadline, now + self._limits.deadline)
+        call = Call(self, operation, payload, context, deadline=deadline, begun=now)
+        if len(payload) > self._limits.request:
+            call.fail(
+                TooLarge(
+                    f"{operation}: a request of {len(payload)} bytes is above this actor's limit of"
+                    f" {self._limits.request} bytes"
+                )
+            )
+        elif self._closed or self._wanted == 0:
+            call.fail(self._gone())
+        elif self._idle and not self._waiting:
+            call.start(self._idle.pop())
+        else:
+            self._enqueue(call, remaining=deadline - now)
+        return call
+
+    async def call(self, operation: str, payload: bytes, context: CallContext) -> bytes:
+        """Make a call and return the response bytes; raises what :meth:`GuestCall.result` does."""
+        call = self.begin(operation, payload, context)
+        return call.result() if call.done else await call.wait()
+
+    def _enqueue(self, call: Call, *, remaining: float) -> None:
+        size = len(call.payload) + _CALL_OVERHEAD
+        queue = planning.Queue(
+            waiting=len(self._waiting),
+            waiting_bytes=self._waiting_bytes,
+            byte_limit=self._limits.queue_bytes,
+            instances=self._wanted,
+            service_time=self._service_time,
+        )
+        reason = planning.refusal(queue, size=size, remaining=remaining)
+        if reason is not None:
+            call.fail(
+                Overloaded(
+                    f"the actor {self._actor} is overloaded: {reason}; retry later or raise its scale",
+                    retry_after=max(0.05, queue.expected_wait),
+                )
+            )
+            return
+        self._waiting[call] = None
+        self._waiting_bytes += size
+        self._serve()
+
+    def forget(self, call: Call) -> None:
+        """Take a call that nobody waits for any more out of the queue."""
+        if call in self._waiting:
+            del self._waiting[call]
+            self._waiting_bytes -= len(call.payload) + _CALL_OVERHEAD
+            self._notice_quiet()
+
+    def driven(self, call: Call, *, by_task: bool) -> None:
+        """Note which calls somebody awaits, so that :meth:`close` can end them."""
+        if by_task:
+            self._driven.add(call)
+        else:
+            self._driven.discard(call)
+
+    def release(self, instance: Instance, *, held: float) -> None:
+        """Take an instance back after a call that held it for so many seconds."""
+        self._service_time += (held - self._service_time) * _SMOOTHING
+        if instance.poisoned or self._closed or instance.retained > self._limits.retain_memory:
+            self.discard(instance)
+        else:
+            self._idle.append(instance)
+        if self._waiting or self._size > self._wanted:
+            self._serve()
+        elif self._quiet:
+            self._notice_quiet()
+
+    def release_stray(self, instance: Instance) -> None:
+        """Take back an instance whose call nobody will ever finish. Any thread."""
+        instance.poisoned = True
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(lambda: self.release(instance, held=0.0))
+
+    def discard(self, instance: Instance) -> None:
+        """Throw an instance away."""
+        self._size -= 1
+        if not instance.lent:
+            instance.close()
+
+    # --- instances ----------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        """Carry out the plan: calls to idle instances, new instances, instances to retire."""
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            end = self._loop.time() + _SLICE
+            while True:
+                plan = planning.plan(
+                    waiting=len(self._waiting),
+                    idle=len(self._idle),
+                    starting=self._starting,
+                    size=self._size,
+                    wanted=0 if self._closed else self._wanted,
+                )
+                for _ in range(plan.retire):
+                    self.discard(self._idle.pop(0))
+                for _ in range(plan.grow):
+                    self._start_another()
+                if not plan.assign:
+                    break
+                now = self._loop.time()
+                if now > end:
+                    self._loop.call_soon(self._serve)
+                    break
+                self._assign(now)
+        finally:
+            self._serving = False
+        self._notice_quiet()
+
+    def _assign(self, now: float) -> None:
+        call, _ = self._waiting.popitem(last=False)
+        self._waiting_bytes -= len(call.payload) + _CALL_OVERHEAD
+        if call.deadline <= now:
+            call.expire()  # its caller gave up: no work for nobody
+        else:
+            call.start(self._idle.pop())
+
+    def _start_another(self) -> None:
+        task = self._loop.create_task(self._start_for_waiting(), name=f"start an instance of {self._actor}")
+        self._starts.add(task)
+        task.add_done_callback(self._starts.discard)
+        self._size += 1
+        self._starting += 1
+
+    async def _start_for_waiting(self) -> None:
+        try:
+            await self._start()
+        except LatticeError as error:
+            self._log.warning("instance.start_failed", error=str(error))
+            if self._size == 0:
+                self._fail_waiting(error)  # nobody is left to serve them; each later call tries again
+
+    async def start_one(self) -> None:
+        """Start an instance unless one exists, so that a broken module is noticed now. Raises GuestFailed."""
+        if self.started == 0:
+            self._size += 1
+            self._starting += 1
+            await self._start()
+
+    async def _start(self) -> None:
+        """Make an instance that ``_size`` and ``_starting`` count already."""
+        try:
+            instance = await self._make()
+        except BaseException:
+            self._size -= 1
+            self._starting -= 1
+            raise
+        self._starting -= 1
+        self.api_version = instance.api_version
+        self._idle.append(instance)
+        self._serve()
+
+    async def _make(self) -> Instance:
+        instance = Instance(self._engine.parts, self._module, self._limits, log=self._guest_log)
+        try:
+            context = CallContext(deadline=self._loop.time() + self._limits.deadline)
+            async with asyncio.timeout_at(context.deadline):
+                for done in instance.steps():
+                    if not done:
+                        await self.driver.finish(instance, context)
+        except BaseException as error:
+            if not instance.lent:
+                instance.close()
+            if isinstance(error, TimeoutError):
+                raise GuestFailed(
+                    f"the actor's initialisation ran past its deadline of {self._limits.deadline:g} s",
+                    code=Code.TIMED_OUT,
+                ) from None
+            if isinstance(error, GuestFailed):
+                raise GuestFailed(f"the actor {self._actor} cannot start: {error}", code=error.code) from error
+            raise
+        return instance
+
+    def resize(self, instances: int) -> None:
+        """Allow so many instances from now on; idle ones above it go at once, busy ones after their call."""
+        self._wanted = instances
+        if instances == 0:
+            self._fail_waiting(self._gone())
+        self._serve()
+
+    # --- ending -------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Return when no call runs or waits. Stop the arrival of calls before."""
+        while self.active or self._waiting:
+            quiet = self._loop.create_future()
+            self._quiet.append(quiet)
+            await quiet
+
+    async def close(self) -> None:
+        """End all calls with an error and free all instances."""
+        self._closed = True
+        starts = list(self._starts)
+        for task in starts:
+            task.cancel()
+        await asyncio.gather(*starts, return_exceptions=True)
+        self._fail_waiting(self._gone())
+        for call in list(self._driven):
+            call.abort(self._gone())
+        self._serve()
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                await self.drain()
+        except TimeoutError:
+            self._log.error("pool.calls_left", calls=self.active)
+
+    def _fail_waiting(self, error: LatticeError) -> None:
+        for call in list(self._waiting):
+            call.fail(error)
+
+    def _gone(self) -> LatticeError:
+        return Unreachable(f"the actor {self._actor} was stopped on this host", code=Code.NOT_RUNNING)
+
+    def _notice_quiet(self) -> None:
+        if self._quiet and not self.active and not self._waiting:
+            for quiet in self._quiet:
+                if not quiet.done():
+                    quiet.set_result(None)
+            self._quiet.clear()

@@ -1,0 +1,33 @@
+;; The functions an actor imports, each one jump through a table that the bridge fills once the actor exists:
+;; the bridge needs the actor's memory, the actor needs these functions, so somebody has to be first.
+(module
+  (type $none (func))
+  (type $pair (func (param i32 i32)))
+  (type $one (func (param i32)))
+  (type $length (func (result i32)))
+  (type $call (func (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+
+  (table (export "table") 9 9 funcref)
+
+  (func (export "__guest_request") (type $pair)
+    (call_indirect (type $pair) (local.get 0) (local.get 1) (i32.const 0)))
+  (func (export "__guest_response") (type $pair)
+    (call_indirect (type $pair) (local.get 0) (local.get 1) (i32.const 1)))
+  (func (export "__guest_error") (type $pair)
+    (call_indirect (type $pair) (local.get 0) (local.get 1) (i32.const 2)))
+  (func (export "__host_call") (type $call)
+    (call_indirect (type $call)
+      (local.get 0) (local.get 1) (local.get 2) (local.get 3)
+      (local.get 4) (local.get 5) (local.get 6) (local.get 7)
+      (i32.const 3)))
+  (func (export "__host_response_len") (type $length)
+    (call_indirect (type $length) (i32.const 4)))
+  (func (export "__host_response") (type $one)
+    (call_indirect (type $one) (local.get 0) (i32.const 5)))
+  (func (export "__host_error_len") (type $length)
+    (call_indirect (type $length) (i32.const 6)))
+  (func (export "__host_error") (type $one)
+    (call_indirect (type $one) (local.get 0) (i32.const 7)))
+  (func (export "__console_log") (type $pair)
+    (call_indirect (type $pair) (local.get 0) (local.get 1) (i32.const 8)))
+)
