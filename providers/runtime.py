@@ -1,0 +1,126 @@
+"""The provider SDK: what every provider process shares.
+
+A provider is a class with one handler per operation; :func:`run` makes a process of it that a host can start: it reads
+host data from standard input, connects, applies links, serves verified calls, answers health checks and shuts down in
+order. Nothing here knows a particular contract.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import Final, NoReturn
+
+import structlog
+from lattice.rpc import RpcClient
+
+from lattice.antiforgery import Signer
+from lattice.connection import ConnectOptions, connect
+from lattice.errors import LatticeError, MalformedMessage
+from lattice.hostdata import MAX_LINE, HostData
+from lattice.keys import KeyPair
+from lattice.links import LinkDefinition
+from providers import logs
+from providers.calls import SignedCalls
+from providers.linkbook import LinkBook
+from providers.provider import Call, LinkFailed, Provider, operation
+from providers.serving import Service
+
+__all__ = ["Call", "LinkDefinition", "LinkFailed", "Provider", "operation", "run", "serve"]
+
+log = structlog.get_logger()
+
+FINISH_TIMEOUT: Final = 5.0
+"""Seconds that calls in flight get at shutdown. A host may end the process earlier."""
+
+
+def run(provider: type[Provider]) -> NoReturn:
+    """The ``main`` of a provider process; ends it with 0 after an orderly shutdown, 1 when it could not start."""
+    if sys.stdin.isatty():
+        print(
+            "A provider is started by a host, which writes host data to its standard input; "
+            "start it with: wasmhost start provider REFERENCE",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    logs.configure(None)
+    try:
+        host_data = HostData.decode(sys.stdin.buffer.readline(MAX_LINE + 1))
+        logs.configure(host_data.log_level)
+        asyncio.run(serve(provider(), host_data))
+    except MalformedMessage as error:
+        log.error("provider.bad_host_data", reason=str(error))
+        sys.exit(1)
+    except LatticeError as error:
+        log.error("provider.failed", reason=str(error))
+        sys.exit(1)
+    sys.exit(0)
+
+
+async def serve(provider: Provider, host_data: HostData) -> None:
+    """Serve until a signal, a shutdown request or (where host data says so) the end of standard input.
+
+    Raises LatticeError when it cannot connect.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if host_data.exit_on_stdin_close:
+        _watch_stdin(stop)
+    connection = await connect(
+        ConnectOptions(
+            url=host_data.lattice_rpc_url,
+            name=f"{provider.contract_id} {host_data.link_name} {host_data.provider_key}",
+            user_jwt=host_data.lattice_rpc_user_jwt,
+            seed=host_data.lattice_rpc_user_seed,
+        )
+    )
+    try:
+        key = KeyPair.from_seed(host_data.invocation_seed)
+        signer = Signer(key, host_data.host_id)
+        provider.connection = connection
+        provider.host_data = host_data
+        provider.lattice = SignedCalls(
+            RpcClient(connection, host_data.lattice_rpc_prefix, signer), host_data, provider.contract_id
+        )
+        await provider.started()
+        links = LinkBook(provider)
+        service = Service(provider, host_data, connection, links, on_shutdown=stop.set)
+        try:
+            await service.open()
+            gc.collect()
+            gc.freeze()  # what lives now lives for ever; collections need not look at it
+            log.info("provider.ready", contract=provider.contract_id, link_name=host_data.link_name)
+            await stop.wait()
+        finally:
+            # Entry points, calls in flight, what they needed, the wire.
+            await service.leave()
+            await service.finish(FINISH_TIMEOUT)
+            await links.close(FINISH_TIMEOUT)
+            await provider.stopped()
+        log.info("provider.stopped", contract=provider.contract_id, link_name=host_data.link_name)
+    finally:
+        await connection.drain()
+
+
+def _watch_stdin(stop: asyncio.Event) -> None:
+    """Set ``stop`` when standard input ends: the host is gone."""
+    loop = asyncio.get_running_loop()
+    descriptor = sys.stdin.fileno()
+
+    def readable() -> None:
+        data = b""
+        with suppress(OSError):
+            data = os.read(descriptor, 65536)
+        if not data:
+            loop.remove_reader(descriptor)
+            stop.set()
+
+    # A regular file cannot be watched, and it has no other end that could close.
+    with suppress(PermissionError):
+        loop.add_reader(descriptor, readable)

@@ -1,0 +1,259 @@
+"""The subjects of one provider: calls of linked actors, link changes, health and shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from lattice import rpc, subjects, wire
+from lattice.errors import Code, LatticeError, MalformedMessage, NotLinked, Overloaded, Unreachable
+from lattice.hostdata import HostData
+from lattice.invocation import Invocation, InvocationResponse
+from lattice.links import LinkDefinition
+from lattice.transport import Headers, Subscription, Transport
+from lattice.verify import Authority, ReplayWindow, verify_invocation
+from providers.linkbook import LinkBook, LinkState
+from providers.logs import Sampled
+from providers.provider import Call, Provider
+
+log = structlog.get_logger()
+
+MOST_CALLS: Final = 4096
+"""Calls that may run at a time; beyond, they are refused as overloaded."""
+PUT_TIMEOUT: Final = 5.0
+"""Seconds after which a put is answered with the state so far."""
+
+
+class Service:
+    """Serves one provider on its subjects. ``open``, then ``leave``, then ``finish``."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        host_data: HostData,
+        transport: Transport,
+        links: LinkBook,
+        *,
+        on_shutdown: Callable[[], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._host_data = host_data
+        self._transport = transport
+        self._links = links
+        self._on_shutdown = on_shutdown
+        self._clock = clock
+        self._handlers = provider.handlers()
+        self._key = host_data.provider_key
+        self._link_name = host_data.link_name
+        self._contract = provider.contract_id
+        self._authority = Authority(frozenset(host_data.cluster_issuers))
+        self._replay = ReplayWindow()
+        self._timeout = host_data.rpc_timeout
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._subscriptions: list[Subscription] = []
+        self._complaints = Sampled()
+        self._ready = False
+        self._loop = asyncio.get_running_loop()
+
+    async def open(self) -> None:
+        """Apply the links of the host data and subscribe. Health comes last: its first answer means ready."""
+        lattice, key, link = self._host_data.lattice_rpc_prefix, self._key, self._link_name
+        for definition in self._host_data.link_definitions:
+            if self._is_ours(definition):
+                self._links.put(definition)
+        # Before the first outcome is awaited: a link put meanwhile must not be lost.
+        await self._subscribe(subjects.linkdef_put(lattice, key, link), self._on_put)
+        await self._subscribe(subjects.linkdef_del(lattice, key, link), self._on_delete)
+        await self._subscribe(subjects.shutdown(lattice, key, link), self._on_shutdown_request)
+        await self._links.outcomes(PUT_TIMEOUT)
+        await self._subscribe(subjects.provider_rpc(lattice, key, link), self._on_call, queue=subjects.PROVIDER_QUEUE)
+        self._ready = True
+        await self._subscribe(subjects.health(lattice, key, link), self._on_health)
+
+    async def leave(self) -> None:
+        """Take no more messages."""
+        self._ready = False
+        for subscription in self._subscriptions:
+            try:
+                await subscription.unsubscribe()
+            except LatticeError as error:
+                log.debug("provider.unsubscribe_failed", reason=str(error))
+        self._subscriptions.clear()
+
+    async def finish(self, timeout: float) -> None:
+        """Let calls in flight end within ``timeout`` seconds; cancel the rest."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=timeout)
+            for task in late:
+                task.cancel()
+            if late:
+                log.warning("provider.calls_abandoned", calls=len(late))
+                await asyncio.wait(late)
+
+    async def _subscribe(
+        self, subject: str, handler: Callable[[str, str, Headers, bytes], None], *, queue: str = ""
+    ) -> None:
+        self._subscriptions.append(await self._transport.subscribe(subject, handler, queue=queue))
+
+    def _spawn(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- calls ---
+
+    def _on_call(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
+        invocation_id = ""
+        try:
+            invocation = Invocation.decode(payload)
+            invocation_id = invocation.id
+            call = self._admit(invocation, headers)
+        except LatticeError as error:
+            if isinstance(error, Unreachable):
+                return  # the caller gave up already: nobody reads an answer
+            if (more := self._complaints.due()) is not None:
+                log.warning(
+                    "call.refused", invocation=invocation_id, code=str(error.code), reason=str(error), not_logged=more
+                )
+            rpc.respond(self._transport, reply, rpc.failure(invocation_id, error))
+            return
+        self._spawn(self._loop.create_task(self._answer(call, invocation.msg, reply)))
+
+    def _admit(self, invocation: Invocation, headers: Headers) -> Call:
+        remaining = rpc.remaining(headers, self._timeout)
+        if remaining <= 0:
+            raise Unreachable("the caller gave up", code=Code.TIMED_OUT)
+        if len(self._tasks) >= MOST_CALLS:
+            raise Overloaded(f"{self._contract}: {MOST_CALLS} calls are running")
+        verify_invocation(
+            invocation, target_key=self._key, authority=self._authority, replay=self._replay, now=self._clock()
+        )
+        if invocation.target.link_name != self._link_name:
+            raise MalformedMessage(f"target link name mismatch: {invocation.target.link_name!r} != {self._link_name!r}")
+        actor = invocation.origin.public_key
+        link = self._links.in_effect.get(actor)
+        if link is None:
+            status = self._links.statuses().get(actor)
+            if status is None:
+                raise NotLinked(f"unlinked actor: '{actor}'; put a link to {self._contract} on {self._link_name}")
+            raise NotLinked(
+                f"the link of {actor} to {self._contract} on {self._link_name} is {status.state}"
+                + (f": {status.reason}" if status.reason else "")
+            )
+        if invocation.operation not in self._handlers:
+            raise LatticeError(f"method not handled {invocation.operation}", code=Code.UNSUPPORTED)
+        return Call(link, invocation.operation, invocation.id, self._loop.time() + remaining)
+
+    async def _answer(self, call: Call, payload: bytes, reply: str) -> None:
+        try:
+            async with asyncio.timeout_at(call.deadline):
+                msg = await self._handlers[call.operation].answer(call, payload)
+            response = InvocationResponse(msg=msg, invocation_id=call.invocation)
+        except TimeoutError:
+            return  # as late as this nobody waits for an answer any more
+        except LatticeError as error:
+            if (more := self._complaints.due()) is not None:
+                log.warning(
+                    "call.failed",
+                    invocation=call.invocation,
+                    operation=call.operation,
+                    reason=str(error),
+                    not_logged=more,
+                )
+            response = rpc.failure(call.invocation, error)
+        except Exception:
+            log.exception("call.broke", invocation=call.invocation, operation=call.operation)
+            response = InvocationResponse(
+                invocation_id=call.invocation,
+                error=f"internal error of the provider of {self._contract}, invocation {call.invocation}",
+                code=Code.INTERNAL,
+            )
+        rpc.respond(self._transport, reply, response)
+
+    # --- links ---
+
+    def _is_ours(self, link: LinkDefinition) -> bool:
+        try:
+            link.check()
+        except LatticeError as error:
+            log.warning("link.malformed", reason=str(error))
+            return False
+        return link.provider_id == self._key and link.link_name == self._link_name
+
+    def _on_put(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
+        try:
+            link = LinkDefinition.decode(payload)
+        except MalformedMessage as error:
+            log.warning("link.malformed", reason=str(error))
+            self._say_link(reply, {"state": str(LinkState.FAILED), "reason": str(error)})
+            return
+        if not self._is_ours(link):
+            self._say_link(reply, {"state": str(LinkState.FAILED), "reason": "not a link of this provider"})
+            return
+        self._links.put(link)
+        if reply:
+            self._spawn(self._loop.create_task(self._answer_put(link.actor_id, reply)))
+
+    def _on_delete(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
+        try:
+            actor = LinkDefinition.decode(payload).actor_id
+        except MalformedMessage as error:
+            log.warning("link.malformed", reason=str(error))
+            return
+        self._links.delete(actor)
+        if reply:
+            self._spawn(self._loop.create_task(self._answer_put(actor, reply)))
+
+    async def _answer_put(self, actor: str, reply: str) -> None:
+        self._say_link(reply, (await self._links.outcome(actor, PUT_TIMEOUT)).to_dict())
+
+    def _say_link(self, reply: str, status: dict[str, str]) -> None:
+        if reply and subjects.is_inbox(reply):
+            self._publish(reply, wire.pack(status))
+
+    # --- health, shutdown ---
+
+    def _on_health(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
+        if subjects.is_inbox(reply):
+            self._publish(reply, wire.pack(self.health()))
+
+    def health(self) -> dict[str, object]:
+        """The health reply: the classic members, then ours (``state`` and ``links``)."""
+        statuses = self._links.statuses()
+        troubled = {actor: status for actor, status in statuses.items() if status.reason}
+        document: dict[str, object] = {"healthy": not troubled}
+        if troubled:
+            document["message"] = "; ".join(f"link of {actor}: {status.reason}" for actor, status in troubled.items())
+        if not self._ready:
+            state = "starting"
+        elif not troubled:
+            state = "ready"
+        elif all(status.state is LinkState.FAILED for status in statuses.values()):
+            state = "failed"
+        else:
+            state = "degraded"
+        document["state"] = state
+        document["links"] = {actor: status.to_dict() for actor, status in statuses.items()}
+        return document
+
+    def _on_shutdown_request(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
+        try:
+            host = json.loads(payload).get("host_id")
+        except (ValueError, AttributeError):
+            host = None
+        if host != self._host_data.host_id:
+            log.warning("provider.shutdown_ignored", reason="not from the host of this provider")
+            return
+        if subjects.is_inbox(reply):
+            self._publish(reply, b"shutting down")
+        self._on_shutdown()
+
+    def _publish(self, reply: str, payload: bytes) -> None:
+        try:
+            self._transport.publish(reply, payload)
+        except LatticeError as error:
+            log.warning("provider.reply_failed", reason=str(error))
