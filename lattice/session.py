@@ -1,0 +1,548 @@
+"""What outlives one connection to a server: subscriptions, waiting requests and messages not yet sent.
+
+A :class:`Connection` is the :class:`lattice.transport.Transport` of the whole process. Below it is one :class:`Wire`
+at a time, from its handshake to its loss; when a wire is lost, every waiting request fails with code DISCONNECTED
+(nothing is sent twice), a new wire is dialled for ever, and all subscriptions are made again on it before the state
+says *connected*. No NATS client is imported here; :mod:`lattice.connection` supplies the wires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import structlog
+
+from lattice import headers as header_block
+from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, TooLarge, Unreachable
+from lattice.transport import Headers, MessageHandler, Reply, State
+from lattice.waiters import Waiters
+
+log = structlog.get_logger(__name__)
+
+_VIOLATION = re.compile(r"permissions violation for (publish|subscription) to \"(.*?)\"(?: using queue \"(.*?)\")?")
+_FRAME = 64
+"""Bytes counted for the control line of a queued message."""
+
+
+class Outgoing(NamedTuple):
+    """One message on its way out; ``headers`` is the encoded block or empty."""
+
+    subject: str
+    reply: str
+    headers: bytes
+    payload: bytes
+    is_request: bool
+
+
+class WireLost(Exception):
+    """The wire ended; ``str()`` says why."""
+
+
+class Wire(Protocol):
+    """One connection to one server."""
+
+    @property
+    def server(self) -> str:
+        """Its URL without user information."""
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Addresses of other servers of its cluster, as the server announced them."""
+
+    @property
+    def max_payload(self) -> int: ...
+
+    @property
+    def auth_required(self) -> bool: ...
+
+    @property
+    def lost(self) -> asyncio.Future[str]:
+        """Done, with the reason, as soon as the connection is known to be gone."""
+
+    @property
+    def congested(self) -> bool:
+        """The server takes bytes more slowly than they are written; write again after :meth:`writable`."""
+
+    async def writable(self) -> None:
+        """Return when :attr:`congested` ended or the wire is lost."""
+
+    def write(self, messages: list[Outgoing]) -> None:
+        """Send all messages in one write."""
+
+    def subscribe(self, sid: int, subject: str, queue: str, handler: MessageHandler) -> None: ...
+
+    def unsubscribe(self, sid: int) -> None:
+        """Tell the server; messages that it had sent before are still handed over."""
+
+    def forget(self, sid: int) -> None:
+        """Hand nothing more to this subscription."""
+
+    async def barrier(self, timeout: float) -> None:
+        """Return when the server has processed all that was written, and all it sent before has been handed over.
+
+        Raises WireLost, or TimeoutError.
+        """
+
+    async def close(self) -> None:
+        """Bounded in time; never raises."""
+
+
+Dial = Callable[[tuple[str, ...], Callable[[str], None]], Awaitable[Wire]]
+"""``(more addresses, on_error) -> Wire``: one round over all addresses; raises LatticeError when none answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How a connection behaves in trouble. Sizes are bytes, durations seconds."""
+
+    retry_min: float = 0.05
+    """First pause between two rounds of reconnecting; doubles up to ``retry_max``, each with jitter."""
+    retry_max: float = 2.0
+    reconnect_buffer: int = 8 * 1024 * 1024
+    """Published messages kept while there is no server; requests are never kept, they fail at once."""
+    send_buffer: int = 64 * 1024 * 1024
+    """Messages kept while the server takes them too slowly."""
+    confirm_timeout: float = 10.0
+    """For subscribe and unsubscribe, a reconnect in between included."""
+    drain_timeout: float = 5.0
+
+
+class Subscription:
+    """One subject (and queue group) of a connection."""
+
+    __slots__ = ("_connection", "confirmed", "handler", "queue", "refused", "sid", "subject")
+
+    def __init__(self, connection: Connection, sid: int, subject: str, queue: str, handler: MessageHandler) -> None:
+        self._connection = connection
+        self.sid = sid
+        self.subject = subject
+        self.queue = queue
+        self.handler = handler
+        self.confirmed = False
+        self.refused = ""
+        """The server's words when it did not permit this subscription."""
+
+    async def unsubscribe(self) -> None:
+        """See :meth:`lattice.transport.Subscription.unsubscribe`. Repeating it does nothing."""
+        await self._connection._leave(self)
+
+
+class Connection:
+    """The :class:`lattice.transport.Transport` over a succession of wires."""
+
+    def __init__(self, dial: Dial, *, inbox_prefix: str, limits: Limits) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._dial = dial
+        self._limits = limits
+        self._inbox = f"{inbox_prefix}."
+        self._waiters = Waiters(self._loop)
+        self._wire: Wire | None = None
+        self._known: tuple[str, ...] = ()
+        self._max_payload = 1024 * 1024
+        self._state = State.RECONNECTING
+        self._connected = asyncio.Event()
+        self._watchers: list[Callable[[State], None]] = []
+        self._out: list[Outgoing] = []
+        self._out_bytes = 0
+        self._flush_due = False
+        self._unblocking: asyncio.Task[None] | None = None
+        self._subscriptions: dict[int, Subscription] = {}
+        self._last_sid = 0
+        self._supervisor: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Dial the first wire, once; afterwards the connection keeps itself alive until it is closed."""
+        inbox = self._add(f"{self._inbox}*", "", self._on_reply)
+        await self._attach(await self._dial((), self._on_error))
+        if inbox.refused:
+            await self.close()
+            raise self._refusal(inbox)
+        inbox.confirmed = True
+        self._supervisor = asyncio.create_task(self._supervise(), name="nats connection")
+
+    # -- what is seen from outside ------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def max_payload(self) -> int:
+        return self._max_payload
+
+    @property
+    def server(self) -> str:
+        """The URL of the server last connected to, without user information."""
+        return self._known[0] if self._known else ""
+
+    @property
+    def auth_required(self) -> bool:
+        """Whether the server asks its clients who they are; False also while there is no server."""
+        return self._wire is not None and self._wire.auth_required
+
+    @property
+    def requests_waiting(self) -> int:
+        return len(self._waiters)
+
+    def on_state(self, callback: Callable[[State], None]) -> Callable[[], None]:
+        """Call ``callback(state)`` on the loop at each change from now on; returns a function that ends that."""
+        self._watchers.append(callback)
+
+        def stop() -> None:
+            with suppress(ValueError):
+                self._watchers.remove(callback)
+
+        return stop
+
+    def publish(self, subject: str, payload: bytes, *, reply: str = "", headers: Headers = None) -> None:
+        """See :meth:`lattice.transport.Transport.publish`. MalformedMessage for a subject with spaces or wildcards."""
+        block = header_block.encode(headers)
+        self._queue(Outgoing(subject, reply, block, payload, False))
+
+    async def subscribe(self, subject: str, handler: MessageHandler, *, queue: str = "") -> Subscription:
+        """See :meth:`lattice.transport.Transport.subscribe`.
+
+        Raises NotAuthorized when the server does not permit it, MalformedMessage for a bad subject or queue, and
+        Unreachable when the server cannot confirm it in time. Cancelling it leaves the subject.
+        """
+        _check_filter(subject)
+        if not queue.isprintable() or " " in queue:
+            raise MalformedMessage(f"queue group {queue!r}: must not hold spaces or control characters")
+        self._check_open(subject)
+        subscription = self._add(subject, queue, handler)
+        try:
+            if self._wire is not None:
+                self._write(self._wire)
+                self._wire.subscribe(subscription.sid, subject, queue, handler)
+            await self._confirm(f"subscription to {subject}")
+        except BaseException:
+            self._drop(subscription)
+            raise
+        if subscription.refused:
+            self._drop(subscription)
+            raise self._refusal(subscription)
+        subscription.confirmed = True
+        return subscription
+
+    async def request(self, subject: str, payload: bytes, *, timeout: float, headers: Headers = None) -> Reply:
+        """See :meth:`lattice.transport.Transport.request`. While there is no server it fails at once."""
+        if self._wire is None:
+            raise self._disconnected(subject)
+        block = header_block.encode(headers)
+        token, future = self._waiters.add(subject, timeout)
+        try:
+            self._queue(Outgoing(subject, self._inbox + token, block, payload, True))
+            return await future
+        finally:
+            self._waiters.discard(token)
+
+    async def gather(self, subject: str, payload: bytes, *, timeout: float) -> list[Reply]:
+        """See :meth:`lattice.transport.Transport.gather`. Raises Unreachable when the server is lost meanwhile."""
+        if self._wire is None:
+            raise self._disconnected(subject)
+        token, gathered = self._waiters.add_gathering(subject)
+        try:
+            self._queue(Outgoing(subject, self._inbox + token, b"", payload, True))
+            async with asyncio.timeout(timeout):
+                await gathered.ended
+        except TimeoutError:
+            pass
+        except Unreachable as error:
+            if error.code is not Code.NO_RESPONDERS:
+                raise
+        finally:
+            self._waiters.discard(token)
+        return gathered.replies
+
+    async def flush(self, timeout: float = 5.0) -> None:
+        """See :meth:`lattice.transport.Transport.flush`. Raises Unreachable when the server is lost meanwhile."""
+        wire = self._wire
+        if wire is None:
+            raise self._disconnected("a flush")
+        self._write(wire)
+        try:
+            await wire.barrier(timeout)
+        except WireLost:
+            raise self._disconnected("a flush") from None
+        except TimeoutError:
+            raise Unreachable(f"the NATS server at {wire.server} did not answer within {timeout:g} s") from None
+
+    async def drain(self) -> None:
+        """See :meth:`lattice.transport.Transport.drain`: leave all subjects, send what is queued, close."""
+        wire = self._wire
+        if wire is not None and self._state is State.CONNECTED:
+            with suppress(WireLost, TimeoutError):
+                self._write(wire)
+                for sid, subscription in self._subscriptions.items():
+                    if subscription.subject != f"{self._inbox}*":
+                        wire.unsubscribe(sid)
+                await wire.barrier(self._limits.drain_timeout)
+                # What the last messages caused was queued while the barrier was on its way.
+                self._write(wire)
+                await wire.barrier(self._limits.drain_timeout)
+        await self.close()
+
+    async def close(self) -> None:
+        """Close at once; waiting requests fail with code DISCONNECTED. Repeating it does nothing."""
+        if self._state is State.CLOSED:
+            return
+        wire, self._wire = self._wire, None
+        self._set_state(State.CLOSED)
+        self._connected.set()  # wakes whoever waits for it; they look at the state
+        for task in (self._supervisor, self._unblocking):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await asyncio.wait({task}, timeout=self._limits.drain_timeout)
+        self._waiters.fail(self._disconnected)
+        self._waiters.close()
+        self._subscriptions.clear()
+        if self._out:
+            log.warning("connection.messages_dropped", messages=len(self._out), bytes=self._out_bytes)
+        self._out.clear()
+        self._out_bytes = 0
+        if wire is not None:
+            await wire.close()
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    def _queue(self, message: Outgoing) -> None:
+        subject, reply, headers, payload, _ = message
+        if not subject.isprintable() or not subject or " " in subject or "*" in subject or ">" in subject:
+            raise MalformedMessage(f"subject {subject!r}: must be non-empty, without spaces, wildcards or controls")
+        if reply and (not reply.isprintable() or " " in reply):
+            raise MalformedMessage(f"reply subject {reply!r}: must not hold spaces or control characters")
+        size = len(headers) + len(payload)
+        if size > self._max_payload:
+            raise TooLarge(f"message to {subject}: {size} bytes; the NATS server takes {self._max_payload} at most")
+        if self._out_bytes > self._limits.reconnect_buffer:
+            self._refuse_when_full(subject)
+        if self._state is State.CLOSED:
+            raise self._disconnected(subject)
+        self._out.append(message)
+        self._out_bytes += size + _FRAME
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _refuse_when_full(self, subject: str) -> None:
+        if self._wire is None:
+            raise self._disconnected(subject)
+        if self._out_bytes > self._limits.send_buffer:
+            raise Unreachable(
+                f"message to {subject} refused: {self._out_bytes} bytes wait for the NATS server at {self.server}, "
+                "which takes them too slowly",
+                code=Code.OVERLOADED,
+            )
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        wire = self._wire
+        if wire is None or not self._out:
+            return
+        if wire.congested:
+            self._flush_due = True
+            self._unblocking = self._loop.create_task(self._flush_when_writable(wire))
+        else:
+            self._write(wire)
+
+    async def _flush_when_writable(self, wire: Wire) -> None:
+        await wire.writable()
+        self._flush()
+
+    def _write(self, wire: Wire) -> None:
+        if self._out and not wire.lost.done():
+            out, self._out = self._out, []
+            self._out_bytes = 0
+            wire.write(out)
+
+    # -- receiving ----------------------------------------------------------------------------------------------------
+
+    def _on_reply(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
+        self._waiters.deliver(subject[len(self._inbox) :], headers, payload)
+
+    def _on_error(self, text: str) -> None:
+        """An error line of the server; ``text`` is in lower case."""
+        violation = _VIOLATION.search(text)
+        if violation is None:
+            log.error("connection.error", server=self.server, error=text)
+            if "subscriptions exceeded" in text:
+                for subscription in self._subscriptions.values():
+                    if not subscription.confirmed:
+                        subscription.refused = text
+            return
+        operation, subject, queue = violation[1], violation[2], violation[3] or ""
+        log.warning("security.permission_violation", operation=operation, subject=subject, queue=queue)
+        if operation == "subscription":
+            for subscription in self._subscriptions.values():
+                if subscription.subject.lower() == subject and subscription.queue.lower() in (queue, ""):
+                    subscription.refused = text
+            return
+        self._waiters.fail(
+            lambda subject: NotAuthorized(
+                f"the NATS server at {self.server} does not permit this user to publish to {subject}"
+            ),
+            only=lambda waiting: waiting.lower() == subject,
+        )
+
+    # -- subscriptions ------------------------------------------------------------------------------------------------
+
+    def _add(self, subject: str, queue: str, handler: MessageHandler) -> Subscription:
+        self._last_sid += 1
+        subscription = Subscription(self, self._last_sid, subject, queue, handler)
+        self._subscriptions[subscription.sid] = subscription
+        return subscription
+
+    def _drop(self, subscription: Subscription) -> None:
+        if self._subscriptions.pop(subscription.sid, None) is not None and self._wire is not None:
+            self._wire.unsubscribe(subscription.sid)
+            self._wire.forget(subscription.sid)
+
+    async def _leave(self, subscription: Subscription) -> None:
+        if self._subscriptions.pop(subscription.sid, None) is None:
+            return
+        wire = self._wire
+        if wire is None:
+            return
+        self._write(wire)
+        wire.unsubscribe(subscription.sid)
+        try:
+            await wire.barrier(self._limits.confirm_timeout)
+        except WireLost:
+            pass
+        except TimeoutError:
+            raise Unreachable(
+                f"the NATS server at {wire.server} did not confirm the end of the subscription to "
+                f"{subscription.subject} within {self._limits.confirm_timeout:g} s"
+            ) from None
+        finally:
+            wire.forget(subscription.sid)
+
+    async def _confirm(self, what: str) -> None:
+        """Wait until a server knows all present subscriptions."""
+        try:
+            async with asyncio.timeout(self._limits.confirm_timeout):
+                while self._state is not State.CLOSED:
+                    await self._connected.wait()
+                    wire = self._wire
+                    if wire is None:
+                        continue
+                    with suppress(WireLost):
+                        await wire.barrier(self._limits.confirm_timeout)
+                        return
+                    await asyncio.sleep(0)
+        except TimeoutError:
+            pass
+        code = Code.TIMED_OUT if self._state is State.CONNECTED else Code.DISCONNECTED
+        timeout = self._limits.confirm_timeout
+        raise Unreachable(f"the NATS server at {self.server} did not confirm {what} within {timeout:g} s", code=code)
+
+    # -- life of the wires --------------------------------------------------------------------------------------------
+
+    async def _attach(self, wire: Wire) -> None:
+        self._known = tuple(dict.fromkeys((wire.server, *wire.servers)))
+        self._max_payload = wire.max_payload
+        self._wire = wire
+        try:
+            for subscription in self._subscriptions.values():
+                wire.subscribe(subscription.sid, subscription.subject, subscription.queue, subscription.handler)
+            await wire.barrier(self._limits.confirm_timeout)
+        except BaseException as error:
+            self._wire = None
+            await wire.close()
+            if isinstance(error, WireLost | TimeoutError):
+                raise Unreachable(
+                    f"the NATS server at {wire.server} went away while subscribing: {error}", code=Code.DISCONNECTED
+                ) from error
+            raise
+        self._set_state(State.CONNECTED)
+        self._connected.set()
+        self._flush()
+
+    async def _supervise(self) -> None:
+        while self._wire is not None:
+            wire = self._wire
+            reason = await asyncio.shield(wire.lost)
+            self._lose(wire, reason)
+            since = self._loop.time()
+            await wire.close()
+            rounds = await self._reattach()
+            log.info(
+                "connection.restored",
+                server=self.server,
+                seconds=round(self._loop.time() - since, 3),
+                rounds=rounds,
+                subscriptions=len(self._subscriptions),
+            )
+
+    def _lose(self, wire: Wire, reason: str) -> None:
+        self._wire = None
+        self._connected.clear()
+        self._set_state(State.RECONNECTING)
+        # A request that was never written is dropped like those in flight: its caller hears of a failure now.
+        self._out = [message for message in self._out if not message.is_request]
+        self._out_bytes = sum(len(m.headers) + len(m.payload) + _FRAME for m in self._out)
+        failed = self._waiters.fail(self._disconnected)
+        log.warning("connection.lost", server=wire.server, reason=reason, requests_failed=failed)
+
+    async def _reattach(self) -> int:
+        """Dial until it works; returns the number of rounds that took."""
+        pause = self._limits.retry_min
+        rounds = 0
+        while True:
+            rounds += 1
+            # The jitter keeps the clients of a restarted server from arriving all at once.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            try:
+                await self._attach(await self._dial(self._known, self._on_error))
+            except LatticeError as error:
+                level = log.warning if isinstance(error, NotAuthorized) else log.debug
+                level("connection.retry", round=rounds, error=str(error))
+            else:
+                return rounds
+            pause = min(pause * 2, self._limits.retry_max)
+
+    def _set_state(self, state: State) -> None:
+        if state is self._state:
+            return
+        self._state = state
+        for watcher in list(self._watchers):
+            try:
+                watcher(state)
+            except Exception:
+                log.exception("connection.watcher_failed", state=state)
+
+    def _check_open(self, subject: str) -> None:
+        if self._state is State.CLOSED:
+            raise self._disconnected(subject)
+
+    def _refusal(self, subscription: Subscription) -> LatticeError:
+        if "permissions" not in subscription.refused:
+            return Unreachable(f"subscription to {subscription.subject}: {subscription.refused}", code=Code.OVERLOADED)
+        return NotAuthorized(
+            f"the NATS server at {self.server} does not permit this user to subscribe to {subscription.subject}; "
+            "give the user that permission, or connect as another"
+        )
+
+    def _disconnected(self, subject: str) -> Unreachable:
+        if self._state is State.CLOSED:
+            return Unreachable(f"{subject}: the connection to NATS was closed", code=Code.DISCONNECTED)
+        return Unreachable(
+            f"{subject}: the connection to the NATS server at {self.server} is lost; reconnecting",
+            code=Code.DISCONNECTED,
+        )
+
+
+def _check_filter(subject: str) -> None:
+    tokens = subject.split(".")
+    for position, token in enumerate(tokens):
+        if not token or not token.isprintable() or " " in token:
+            raise MalformedMessage(f"subject {subject!r}: tokens must be non-empty, without spaces and controls")
+        if (">" in token and (token != ">" or position != len(tokens) - 1)) or ("*" in token and token != "*"):
+            raise MalformedMessage(f"subject {subject!r}: a wildcard must be a token of its own, '>' the last")
