@@ -50,7 +50,16 @@ class Document:
         return cls(what, parse(what, data))
 
     def _wrong(self, name: str, wanted: str) -> MalformedMessage:
-        return MalformedMessage(f"{self.what}: {name} is {kind(self._members.get(name))}, not {wanted}")
+        value = self._members.get(name)
+        found = "bytes" if isinstance(value, bytes) else kind(value)
+        return MalformedMessage(f"{self.what}: {name} is {found}, not {wanted}")
+
+    def names(self) -> list[str]:
+        """The names of all members; MalformedMessage if one is not text, as msgpack allows."""
+        for name in self._members:
+            if not isinstance(name, str):
+                raise MalformedMessage(f"{self.what}: a member's name is {kind(name)}, not text")
+        return cast(list[str], list(self._members))
 
     def raw(self, name: str) -> Any:
         """The member as parsed, None when absent."""

@@ -1,0 +1,253 @@
+"""The documents of the control subjects: commands, acknowledgements and what hosts say about themselves.
+
+All of them are read from and written to plain dicts, since a request may be JSON or msgpack and the answer uses the
+same (:mod:`lattice.encoding`). The texts in front of errors are those of the classic hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from lattice.document import Document
+from lattice.encoding import Encoding, decode_body, encode_reply, encoding_of
+from lattice.errors import MalformedMessage
+from lattice.inventory import (
+    ActorDescription,
+    HostPing,
+    InstanceDescription,
+    Inventory,
+    ProviderDescription,
+)
+from lattice.subjects import DEFAULT_LINK_NAME
+
+__all__ = [
+    "Ack",
+    "ActorDescription",
+    "Encoding",
+    "HostPing",
+    "InstanceDescription",
+    "Inventory",
+    "LaunchActor",
+    "ProviderDescription",
+    "ScaleActor",
+    "StartProvider",
+    "StopActor",
+    "StopHost",
+    "StopProvider",
+    "decode_body",
+    "encode_reply",
+    "encoding_of",
+]
+
+MAX_INSTANCES: Final = 65_535
+"""Most instances one command may ask for: the wire type of the older clients."""
+
+
+def _count(fields: Document, default: int) -> int:
+    value = fields.count("count", default)
+    if value > MAX_INSTANCES:
+        raise MalformedMessage(f"{fields.what}: count is {value}, at most {MAX_INSTANCES} are allowed")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The answer to a command; sent before the work is done, unless the command says otherwise."""
+
+    accepted: bool = True
+    error: str = ""
+    code: str | None = None
+    """Ours: one of :class:`lattice.errors.Code`, the machine-readable reason of a refusal."""
+
+    def to_dict(self) -> dict[str, Any]:
+        document: dict[str, Any] = {"accepted": self.accepted, "error": self.error}
+        if self.code is not None:
+            document["code"] = str(self.code)
+        return document
+
+    @classmethod
+    def from_dict(cls, value: object) -> Ack:
+        fields = Document("acknowledgement", value)
+        return cls(fields.flag("accepted"), fields.text("error"), fields.optional_text("code"))
+
+
+# ---- commands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchActor:
+    """``la``: start ``count`` more instances of the image ``actor_ref``."""
+
+    actor_ref: str
+    host_id: str = ""
+    count: int = 1
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "actor_ref": self.actor_ref,
+            "count": self.count,
+            "host_id": self.host_id,
+            "annotations": dict(self.annotations),
+        }
+
+    @classmethod
+    def from_dict(cls, value: object) -> LaunchActor:
+        fields = Document("Invalid launch actor JSON request", value)
+        return cls(
+            actor_ref=fields.required_text("actor_ref"),
+            host_id=fields.text("host_id"),
+            # 0 comes from clients for which it means "the default"
+            count=_count(fields, 1) or 1,
+            annotations=fields.mapping("annotations"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopActor:
+    """``sa``: stop ``count`` instances (0: all) of the actor whose public key is ``actor_ref``."""
+
+    actor_ref: str
+    host_id: str = ""
+    count: int = 0
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "actor_ref": self.actor_ref,
+            "count": self.count,
+            "host_id": self.host_id,
+            "annotations": dict(self.annotations),
+        }
+
+    @classmethod
+    def from_dict(cls, value: object) -> StopActor:
+        fields = Document("Invalid request to stop actor", value)
+        return cls(
+            actor_ref=fields.required_text("actor_ref"),
+            host_id=fields.text("host_id"),
+            count=_count(fields, 0),
+            annotations=fields.mapping("annotations"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleActor:
+    """``scale``: have exactly ``count`` instances with these annotations; 0 stops them, None means no limit."""
+
+    actor_ref: str
+    actor_id: str = ""
+    """Public key; later clients leave it out."""
+    host_id: str = ""
+    count: int | None = 1
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "actor_ref": self.actor_ref,
+            "host_id": self.host_id,
+            "count": self.count,
+            "annotations": dict(self.annotations),
+        }
+        if self.actor_id:
+            document["actor_id"] = self.actor_id
+        return document
+
+    @classmethod
+    def from_dict(cls, value: object) -> ScaleActor:
+        fields = Document("Invalid scale actor JSON request", value)
+        return cls(
+            actor_ref=fields.required_text("actor_ref"),
+            actor_id=fields.text("actor_id"),
+            host_id=fields.text("host_id"),
+            count=None if fields.raw("count") is None else _count(fields, 0),
+            annotations=fields.mapping("annotations"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartProvider:
+    """``lp``: start the provider image ``provider_ref`` under a link name."""
+
+    provider_ref: str
+    host_id: str = ""
+    link_name: str = DEFAULT_LINK_NAME
+    configuration: str | None = field(default=None, repr=False)
+    """Handed to the provider unread."""
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "provider_ref": self.provider_ref,
+            "link_name": self.link_name,
+            "host_id": self.host_id,
+            "annotations": dict(self.annotations),
+        }
+        if self.configuration is not None:
+            document["configuration"] = self.configuration
+        return document
+
+    @classmethod
+    def from_dict(cls, value: object) -> StartProvider:
+        fields = Document("Improperly formed start provider command JSON", value)
+        return cls(
+            provider_ref=fields.required_text("provider_ref"),
+            host_id=fields.text("host_id"),
+            link_name=fields.text("link_name") or DEFAULT_LINK_NAME,
+            configuration=fields.optional_text("configuration"),
+            annotations=fields.mapping("annotations"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopProvider:
+    """``sp``: stop the provider whose public key is ``provider_ref``."""
+
+    provider_ref: str
+    link_name: str = DEFAULT_LINK_NAME
+    contract_id: str = ""
+    host_id: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "provider_ref": self.provider_ref,
+            "link_name": self.link_name,
+            "contract_id": self.contract_id,
+            "host_id": self.host_id,
+            "annotations": dict(self.annotations),
+        }
+
+    @classmethod
+    def from_dict(cls, value: object) -> StopProvider:
+        fields = Document("Invalid JSON request for stop provider", value)
+        return cls(
+            provider_ref=fields.required_text("provider_ref"),
+            link_name=fields.text("link_name") or DEFAULT_LINK_NAME,
+            contract_id=fields.text("contract_id"),
+            host_id=fields.text("host_id"),
+            annotations=fields.mapping("annotations"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopHost:
+    """``stop``: end the host; ``timeout`` travels as milliseconds, whatever the classic documentation says."""
+
+    host_id: str = ""
+    timeout: float | None = None
+    """Seconds for calls in flight to finish; the host's own limit when None."""
+
+    def to_dict(self) -> dict[str, Any]:
+        document: dict[str, Any] = {"host_id": self.host_id}
+        if self.timeout is not None:
+            document["timeout"] = round(self.timeout * 1000)
+        return document
+
+    @classmethod
+    def from_dict(cls, value: object) -> StopHost:
+        fields = Document("Invalid stop host request", value)
+        timeout = fields.optional_count("timeout")
+        return cls(host_id=fields.text("host_id"), timeout=None if timeout is None else timeout / 1000)
