@@ -1,0 +1,293 @@
+"""Lattice events: CloudEvents 1.0 in JSON, published on the lattice's event subjects.
+
+The builders return ``(name, data)`` for :func:`event`, with exactly the members that application managers and command
+lines of the classic lattice read; members of our own (``code``, ``problem``, ``error`` of a failed link) come on top.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from lattice import document
+from lattice.document import Document
+from lattice.errors import MalformedMessage
+from lattice.links import LinkDefinition
+
+TYPE_PREFIX: Final = "com.wasmcloud.lattice."
+
+Built = tuple[str, dict[str, Any]]
+"""Name and data of an event."""
+
+
+def event(
+    name: str, source: str, data: Mapping[str, Any], *, id: str | None = None, time: datetime | None = None
+) -> bytes:
+    """One encoded event. ``source`` is the public key of the host, which consumers take as the host id."""
+    moment = (time or datetime.now(UTC)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return document.encode(
+        {
+            "specversion": "1.0",
+            "type": TYPE_PREFIX + name,
+            "source": source,
+            "id": id or str(uuid.uuid4()),
+            "time": moment,
+            "datacontenttype": "application/json",
+            "data": dict(data),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event as it was received."""
+
+    name: str
+    """Without the common prefix: ``actor_started``."""
+    source: str
+    """Public key of the host, or ``n/a`` from Elixir hosts for link events."""
+    id: str = ""
+    time: str = ""
+    """RFC 3339."""
+    data: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Event:
+        """Raise MalformedMessage, and nothing else. Absent ``data`` are read as none."""
+        fields = Document.parse("event", payload)
+        kind = fields.required_text("type")
+        if not kind.startswith(TYPE_PREFIX):
+            raise MalformedMessage(f"event: type {kind[:80]!r} does not begin with {TYPE_PREFIX}")
+        data = fields.raw("data")
+        if data is None:
+            data = {}
+        if not isinstance(data, dict):
+            raise MalformedMessage("event: data is not an object")
+        return cls(
+            name=kind.removeprefix(TYPE_PREFIX),
+            source=fields.text("source"),
+            id=fields.text("id"),
+            time=fields.text("time"),
+            data=data,
+        )
+
+
+def _failure(data: dict[str, Any], error: str, code: str | None, problem: str | None) -> dict[str, Any]:
+    data["error"] = error
+    if code:
+        data["code"] = str(code)
+    if problem:
+        data["problem"] = str(problem)
+    return data
+
+
+# ---- hosts
+
+
+def host_started(*, labels: Mapping[str, str], friendly_name: str, uptime_seconds: int, version: str) -> Built:
+    return "host_started", {
+        "labels": dict(labels),
+        "friendly_name": friendly_name,
+        "uptime_seconds": uptime_seconds,
+        "version": version,
+    }
+
+
+def host_stopped(*, labels: Mapping[str, str]) -> Built:
+    return "host_stopped", {"labels": dict(labels)}
+
+
+def host_heartbeat(
+    *,
+    actors: Mapping[str, int],
+    providers: Sequence[Mapping[str, str]],
+    labels: Mapping[str, str],
+    friendly_name: str,
+    version: str,
+    uptime_seconds: int,
+    uptime_human: str,
+) -> Built:
+    """In the form that every application manager reads: ``actors`` maps public key to number of instances,
+    ``providers`` lists public_key, link_name and contract_id; ``version`` must be a semantic version."""
+    return "host_heartbeat", {
+        "actors": dict(actors),
+        "providers": [dict(provider) for provider in providers],
+        "labels": dict(labels),
+        "friendly_name": friendly_name,
+        "version": version,
+        "uptime_seconds": uptime_seconds,
+        "uptime_human": uptime_human,
+    }
+
+
+# ---- actors: the singular events once per instance, the plural ones once per command
+
+
+def actor_started(
+    *, public_key: str, image_ref: str, instance_id: str, annotations: Mapping[str, str], claims: Mapping[str, Any]
+) -> Built:
+    """``image_ref`` exactly as the command spelled it, or its sender never recognises the event."""
+    return "actor_started", {
+        "public_key": public_key,
+        "image_ref": image_ref,
+        "api_version": "n/a",
+        "instance_id": instance_id,
+        "annotations": dict(annotations),
+        "claims": dict(claims),
+    }
+
+
+def actor_stopped(*, public_key: str, instance_id: str, annotations: Mapping[str, str]) -> Built:
+    return "actor_stopped", {
+        "public_key": public_key,
+        "instance_id": instance_id,
+        "annotations": dict(annotations),
+    }
+
+
+def actor_start_failed(*, actor_ref: str, error: str, code: str | None = None, problem: str | None = None) -> Built:
+    """``actor_ref`` is the reference as requested."""
+    return "actor_start_failed", _failure({"actor_ref": actor_ref}, error, code, problem)
+
+
+def actors_started(
+    *,
+    public_key: str,
+    image_ref: str,
+    annotations: Mapping[str, str],
+    host_id: str,
+    claims: Mapping[str, Any],
+    count: int,
+) -> Built:
+    """All annotations of the command and no others must come back here."""
+    return "actors_started", {
+        "public_key": public_key,
+        "image_ref": image_ref,
+        "annotations": dict(annotations),
+        "host_id": host_id,
+        "claims": dict(claims),
+        "count": count,
+    }
+
+
+def actors_start_failed(
+    *,
+    public_key: str,
+    image_ref: str,
+    annotations: Mapping[str, str],
+    host_id: str,
+    error: str,
+    code: str | None = None,
+    problem: str | None = None,
+) -> Built:
+    """``public_key`` is empty when the file was never read."""
+    data: dict[str, Any] = {
+        "public_key": public_key,
+        "image_ref": image_ref,
+        "annotations": dict(annotations),
+        "host_id": host_id,
+    }
+    return "actors_start_failed", _failure(data, error, code, problem)
+
+
+def actors_stopped(
+    *, host_id: str, public_key: str, image_ref: str, count: int, remaining: int, annotations: Mapping[str, str]
+) -> Built:
+    return "actors_stopped", {
+        "host_id": host_id,
+        "public_key": public_key,
+        "image_ref": image_ref,
+        "count": count,
+        "remaining": remaining,
+        "annotations": dict(annotations),
+    }
+
+
+# ---- providers
+
+
+def provider_started(
+    *,
+    public_key: str,
+    image_ref: str,
+    link_name: str,
+    contract_id: str,
+    instance_id: str,
+    annotations: Mapping[str, str],
+    claims: Mapping[str, Any],
+    host_id: str,
+) -> Built:
+    return "provider_started", {
+        "host_id": host_id,
+        "public_key": public_key,
+        "image_ref": image_ref,
+        "link_name": link_name,
+        "contract_id": contract_id,
+        "instance_id": instance_id,
+        "annotations": dict(annotations),
+        "claims": dict(claims),
+    }
+
+
+def provider_stopped(
+    *,
+    public_key: str,
+    link_name: str,
+    contract_id: str,
+    instance_id: str,
+    annotations: Mapping[str, str],
+    reason: str,
+    host_id: str,
+) -> Built:
+    return "provider_stopped", {
+        "host_id": host_id,
+        "public_key": public_key,
+        "link_name": link_name,
+        "contract_id": contract_id,
+        "instance_id": instance_id,
+        "annotations": dict(annotations),
+        "reason": reason,
+    }
+
+
+def provider_start_failed(
+    *, provider_ref: str, link_name: str, error: str, code: str | None = None, problem: str | None = None
+) -> Built:
+    data: dict[str, Any] = {"provider_ref": provider_ref, "link_name": link_name}
+    return "provider_start_failed", _failure(data, error, code, problem)
+
+
+def health_check_passed(*, public_key: str, link_name: str, contract_id: str) -> Built:
+    """From unhealthy to healthy."""
+    return "health_check_passed", _health(public_key, link_name, contract_id)
+
+
+def health_check_failed(*, public_key: str, link_name: str, contract_id: str, error: str = "") -> Built:
+    """From healthy to unhealthy, or unhealthy for another reason; ``error`` says why."""
+    data: dict[str, Any] = _health(public_key, link_name, contract_id)
+    if error:
+        data["error"] = error
+    return "health_check_failed", data
+
+
+def health_check_status(*, public_key: str, link_name: str, contract_id: str) -> Built:
+    """No change since the last check."""
+    return "health_check_status", _health(public_key, link_name, contract_id)
+
+
+def _health(public_key: str, link_name: str, contract_id: str) -> dict[str, Any]:
+    return {"public_key": public_key, "link_name": link_name, "contract_id": contract_id}
+
+
+# ---- links
+
+
+def linkdef_set(link: LinkDefinition) -> Built:
+    return "linkdef_set", link.to_json()
+
+
+def linkdef_deleted(link: LinkDefinition) -> Built:
+    return "linkdef_deleted", link.to_json()
