@@ -1,0 +1,96 @@
+"""Small actors for tests: WebAssembly text, assembled and signed with keys of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import wasmtime
+
+from lattice.claims import sign_actor
+from lattice.keys import KeyPair, Role
+
+ACCOUNT = KeyPair.from_raw(Role.ACCOUNT, bytes([5]) * 32)
+"""The account that the tests' hosts trust."""
+
+_IMPORTS = """
+  (import "wasmbus" "__guest_request" (func $request (param i32 i32)))
+  (import "wasmbus" "__guest_response" (func $response (param i32 i32)))
+  (import "wasmbus" "__guest_error" (func $error (param i32 i32)))
+  (import "wasmbus" "__host_call" (func $host_call (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+  (import "wasmbus" "__host_response" (func $host_response (param i32)))
+  (import "wasmbus" "__host_response_len" (func $host_response_len (result i32)))
+  (import "wasmbus" "__host_error" (func $host_error (param i32)))
+  (import "wasmbus" "__host_error_len" (func $host_error_len (result i32)))
+  (memory (export "memory") 64)
+"""
+
+ECHO = f"""(module {_IMPORTS}
+  (func (export "__guest_call") (param $op i32) (param $len i32) (result i32)
+    (call $request (i32.const 1024) (i32.const 65536))
+    (call $response (i32.const 65536) (local.get $len))
+    (i32.const 1)))"""
+"""Answers with its request."""
+
+REFUSING = f"""(module {_IMPORTS} (data (i32.const 0) "not today")
+  (func (export "__guest_call") (param i32 i32) (result i32)
+    (call $error (i32.const 0) (i32.const 9))
+    (i32.const 0)))"""
+"""Answers every call with the error ``not today``."""
+
+TRAPPING = f"""(module {_IMPORTS} (func (export "__guest_call") (param i32 i32) (result i32) unreachable))"""
+
+SPINNING = f"""(module {_IMPORTS}
+  (func (export "__guest_call") (param i32 i32) (result i32) (loop $for_ever (br $for_ever)) unreachable))"""
+
+
+def caller(*, namespace: str, operation: str, binding: str = "") -> str:
+    """An actor that makes one host call with its request and answers with what it got, be it reply or error."""
+    texts = "".join((binding, namespace, operation))
+    first, second = len(binding), len(binding) + len(namespace)
+    return f"""(module {_IMPORTS} (data (i32.const 0) "{texts}")
+      (func (export "__guest_call") (param $op i32) (param $len i32) (result i32)
+        (call $request (i32.const 1024) (i32.const 65536))
+        (if (result i32)
+          (i32.eq (i32.const 1) (call $host_call
+            (i32.const 0) (i32.const {len(binding)}) (i32.const {first}) (i32.const {len(namespace)})
+            (i32.const {second}) (i32.const {len(operation)}) (i32.const 65536) (local.get $len)))
+          (then
+            (call $host_response (i32.const 2097152))
+            (call $response (i32.const 2097152) (call $host_response_len))
+            (i32.const 1))
+          (else
+            (call $host_error (i32.const 2097152))
+            (call $error (i32.const 2097152) (call $host_error_len))
+            (i32.const 0)))))"""
+
+
+def signed(
+    wat: str,
+    *,
+    module: KeyPair | None = None,
+    account: KeyPair = ACCOUNT,
+    name: str = "test actor",
+    capabilities: Iterable[str] = (),
+    call_alias: str | None = None,
+    expires: int | None = None,
+    not_before: int | None = None,
+) -> bytes:
+    """The assembled module with claims; a new identity unless ``module`` is given."""
+    return sign_actor(
+        bytes(wasmtime.wat2wasm(wat)),
+        account=account,
+        module=module or KeyPair.generate(Role.MODULE),
+        name=name,
+        capabilities=tuple(capabilities),
+        call_alias=call_alias,
+        expires=expires,
+        not_before=not_before,
+    )
+
+
+def write(folder: Path, wasm: bytes, name: str = "actor_s.wasm") -> str:
+    """Put an actor into ``folder``; its ``file://`` reference."""
+    path = folder / name
+    path.write_bytes(wasm)
+    return path.as_uri()

@@ -1,0 +1,58 @@
+"""May this call run here? One answer for calls that come over the lattice and for those between actors of one host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from lattice.errors import MalformedMessage, NotAuthorized
+from lattice.invocation import Invocation
+from lattice.verify import MAX_AGE, SKEW, Authority, ReplayWindow, authorise_provider_origin, verify_invocation
+from wasmhost.directory import RunningActor
+
+
+class Admission:
+    """The checks of one host; there is one, because a replay is a replay whichever actor it is sent to."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        *,
+        replay: ReplayWindow | None = None,
+        max_age: float = MAX_AGE,
+        skew: float = SKEW,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``clock`` tells Unix time in seconds."""
+        self._authority = authority
+        self._replay = replay if replay is not None else ReplayWindow()
+        self._max_age = max_age
+        self._skew = skew
+        self._clock = clock
+
+    def admit(self, invocation: Invocation, actor: RunningActor) -> None:
+        """Let a call from the lattice in, or raise NotAuthorized or MalformedMessage with the classic text.
+
+        The signature and all that it covers come before what its origin may do.
+        """
+        try:
+            verify_invocation(
+                invocation,
+                target_key=actor.key,
+                authority=self._authority,
+                replay=self._replay,
+                now=self._clock(),
+                max_age=self._max_age,
+                skew=self._skew,
+            )
+        except (NotAuthorized, MalformedMessage) as exc:
+            exc.args = (f"Anti-forgery check failed: {exc}",)
+            raise
+        authorise_provider_origin(invocation, actor.capabilities)
+        self.require_current(actor)
+
+    def require_current(self, actor: RunningActor) -> None:
+        """Raise NotAuthorized when the claims of ``actor`` have expired: it takes no new calls then."""
+        expires = actor.claims.expires
+        if expires is not None and expires <= self._clock():
+            raise NotAuthorized(f"the claims of actor {actor.key} have expired; sign it again and restart it")

@@ -1,0 +1,170 @@
+"""Hop 1 of a call: a message on an actor's subject becomes a verified guest call, and its outcome the answer.
+
+The usual call is decoded, verified, run and answered inside the transport's callback, without a task: the guest
+finishes in one poll. Only a call that waits, for a host call or for a free instance, gets a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+from lattice.rpc import remaining
+
+from lattice import subjects
+from lattice.errors import Code, LatticeError, Overloaded, TooLarge
+from lattice.invocation import Invocation, InvocationResponse
+from lattice.transport import Headers, Subscription, Transport
+from wasmhost.admission import Admission
+from wasmhost.budget import Budget
+from wasmhost.directory import RunningActor
+from wasmhost.guest.calls import CallContext, GuestCall
+
+log = structlog.get_logger()
+
+LARGEST_REPLY: Final = 921_600
+"""Bytes of a reply that fit into one message with its envelope; larger ones would need chunking."""
+UNKNOWN_ID: Final = "UNKNOWN"
+"""Stands for the id of an invocation that could not be read. Source: classic Rust hosts."""
+
+
+class Inbound:
+    """Serves the subject of one actor, in the queue group that all hosts with this actor share."""
+
+    def __init__(
+        self,
+        actor: RunningActor,
+        *,
+        transport: Transport,
+        lattice: str,
+        admission: Admission,
+        default_timeout: float,
+        longest_timeout: float,
+        refusals: Budget | None = None,
+        trace: bool = False,
+    ) -> None:
+        """Durations in seconds: ``default_timeout`` for a call that names no deadline, ``longest_timeout`` whatever it
+        names. ``trace``: log every call at debug level.
+        """
+        self._actor = actor
+        self._transport = transport
+        self._subject = subjects.actor_rpc(lattice, actor.key)
+        self._admission = admission
+        self._default_timeout = default_timeout
+        self._longest_timeout = longest_timeout
+        self._refusals = refusals or Budget(per_second=10, burst=20)
+        self._trace = trace
+        self._subscription: Subscription | None = None
+        self._calls: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def active(self) -> int:
+        """Calls that were let in and are not answered yet."""
+        return len(self._calls)
+
+    async def start(self) -> None:
+        """Join the queue group; returns when the server knows it."""
+        # the queue group is named like the subject in every classic host: that is what balances between them
+        self._subscription = await self._transport.subscribe(self._subject, self.on_message, queue=self._subject)
+
+    async def drain(self) -> None:
+        """Leave the queue group, then return when every call that had been let in is answered."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            try:
+                await subscription.unsubscribe()
+            except LatticeError as exc:
+                # without a connection nothing arrives any more; the calls in flight still count
+                log.warning("inbound.unsubscribe_failed", actor=self._actor.key, error=str(exc))
+        while self._calls:
+            await asyncio.wait(self._calls)
+
+    async def close(self) -> None:
+        """Give up the calls in flight, telling their callers nothing."""
+        for task in self._calls:
+            task.cancel()
+        await self.drain()
+
+    def on_message(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
+        """Called by the transport for each message; never raises, never waits."""
+        if reply and not subjects.is_inbox(reply):
+            # answering would let a sender without any right to it publish on that subject through us
+            self._note_refusal("the reply subject is no inbox", reply=reply[:200])
+            return
+        invocation_id = UNKNOWN_ID
+        try:
+            invocation = Invocation.decode(payload)
+            invocation_id = invocation.id
+            call = self._begin(invocation, headers)
+            if call.done:
+                self._succeed(reply, invocation, call.result())
+                return
+        except Exception as exc:
+            self._fail(reply, invocation_id, exc)
+            return
+        task = self._loop.create_task(self._finish(call, reply, invocation))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    def _begin(self, invocation: Invocation, headers: Headers) -> GuestCall:
+        length = invocation.content_length
+        if length is not None and length > len(invocation.msg):
+            raise TooLarge(
+                f"the argument of {length} bytes is in the object store, from which this host does not read yet; "
+                f"send at most {LARGEST_REPLY} bytes in one message"
+            )
+        self._admission.admit(invocation, self._actor)
+        allowed = min(remaining(headers, self._default_timeout), self._longest_timeout)
+        context = CallContext(deadline=self._loop.time() + allowed, invocation_id=invocation.id)
+        return self._actor.pool.begin(invocation.operation, invocation.msg, context)
+
+    async def _finish(self, call: GuestCall, reply: str, invocation: Invocation) -> None:
+        try:
+            self._succeed(reply, invocation, await call.wait())
+        except Exception as exc:
+            self._fail(reply, invocation.id, exc)
+
+    def _succeed(self, reply: str, invocation: Invocation, msg: bytes) -> None:
+        if len(msg) > LARGEST_REPLY:
+            raise TooLarge(f"the reply has {len(msg)} bytes; more than {LARGEST_REPLY} are not supported yet")
+        if self._trace:
+            log.debug(
+                "call.finished",
+                outcome="ok",
+                route="nats",
+                invocation=invocation.id,
+                actor=self._actor.key,
+                operation=invocation.operation,
+                origin=invocation.origin.public_key,
+            )
+        if reply:
+            response = InvocationResponse(msg=msg, invocation_id=invocation.id, content_length=len(msg))
+            self._transport.publish(reply, response.encode())
+
+    def _fail(self, reply: str, invocation_id: str, exc: Exception) -> None:
+        if isinstance(exc, LatticeError):
+            text, code = str(exc), exc.code
+            if code is Code.MALFORMED and invocation_id == UNKNOWN_ID:
+                text = f"Failed to deserialize invocation: {text}"
+            if code is not Code.GUEST_ERROR:
+                self._note_refusal(text, code=code.value, invocation=invocation_id)
+        else:
+            text, code = f"internal error in the host (invocation {invocation_id})", Code.INTERNAL
+            log.error("call.broke", actor=self._actor.key, invocation=invocation_id, exc_info=exc)
+        if not reply:
+            return
+        retry_after = exc.retry_after if isinstance(exc, Overloaded) else None
+        response = InvocationResponse(
+            invocation_id=invocation_id, error=text, content_length=0, code=code, retry_after=retry_after
+        )
+        try:
+            self._transport.publish(reply, response.encode())
+        except LatticeError as failure:
+            log.warning("call.answer_lost", actor=self._actor.key, invocation=invocation_id, error=str(failure))
+
+    def _note_refusal(self, reason: str, **fields: str) -> None:
+        if self._refusals.take():
+            suppressed = self._refusals.refused()
+            log.warning("call.failed", actor=self._actor.key, reason=reason, suppressed=suppressed, **fields)

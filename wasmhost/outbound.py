@@ -1,0 +1,194 @@
+"""Hop 5 of a call: what a guest asks of the host becomes a built-in answer, a local call or a request on the lattice.
+
+Resolution order (classic hosts): built-in contract, link, actor key, call alias. Texts that reach guests keep the
+classic phrase first, since actors and tools match on it, then say the reason and the next step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+from lattice.rpc import RpcClient
+
+from lattice.errors import Code, LatticeError, Unreachable
+from lattice.invocation import Entity
+from lattice.keys import Role, is_key
+from lattice.links import LinkTable
+from lattice.verify import authorise_capability, not_linked
+from wasmhost import builtin
+from wasmhost.admission import Admission
+from wasmhost.builtin import Builtin
+from wasmhost.directory import ActorDirectory, RunningActor
+from wasmhost.guest.calls import CallContext, HostCall, HostCallHandler
+
+log = structlog.get_logger()
+
+DEEPEST_LOCAL_CALL: Final = 64
+"""Local calls of actors to actors that may stand on top of each other; each takes stack of this process."""
+_MOST_ENTITIES: Final = 4096
+
+
+class LatticeView(Protocol):
+    """What the lattice knows of links and aliases right now; a call reads it once and never waits for it."""
+
+    @property
+    def links(self) -> LinkTable:
+        """The current snapshot; a change replaces the object."""
+
+    def alias(self, name: str) -> str | None:
+        """The public key of the actor that registered this call alias anywhere in the lattice."""
+
+
+def budget(context: CallContext, now: float) -> float:
+    """Seconds that a host call may take: what its caller has left minus a margin.
+
+    The margin lets the failure of the inner call be told before the outer one runs out. Raises Unreachable when
+    nothing is left.
+    """
+    left = context.deadline - now
+    allowed = left - min(0.25, max(0.01, left * 0.05))
+    if allowed <= 0:
+        raise Unreachable(
+            "Failed to perform RPC call: request timeout: the caller's deadline has passed", code=Code.TIMED_OUT
+        )
+    return allowed
+
+
+class Outbound:
+    """Answers the host calls of all actors of this host."""
+
+    def __init__(
+        self,
+        *,
+        lattice: str,
+        rpc: RpcClient,
+        view: LatticeView,
+        directory: ActorDirectory,
+        admission: Admission,
+        local: bool = True,
+        provider_status: Callable[[str, str], str] = lambda provider, link_name: "",
+        trace: bool = False,
+    ) -> None:
+        """``local``: calls to an actor in ``directory`` skip the lattice.
+
+        ``provider_status(provider key, link name)`` says what is wrong with a provider of this host, or "";
+        ``trace``: log every call at debug level.
+        """
+        self._lattice = lattice
+        self._rpc = rpc
+        self._view = view
+        self._directory = directory
+        self._admission = admission
+        self._local = local
+        self._provider_status = provider_status
+        self._trace = trace
+        self._loop = asyncio.get_running_loop()
+        self._entities: dict[tuple[str, str, str], Entity] = {}
+
+    def host_call(self, actor_key: str, capabilities: frozenset[str]) -> HostCallHandler:
+        """What answers the host calls of one actor. Its identity is fixed here, never taken from the guest."""
+        origin = Entity.actor(actor_key)
+        builtins = Builtin(actor_key)
+
+        async def handle(call: HostCall, context: CallContext) -> bytes:
+            contract = call.namespace
+            if contract in builtin.CONTRACTS:
+                authorise_capability(actor=actor_key, capabilities=capabilities, contract=contract)
+                return builtins.answer(call)
+            link = self._view.links.resolve(actor_key, contract, call.binding)
+            if link is not None:
+                authorise_capability(actor=actor_key, capabilities=capabilities, contract=contract)
+                target = self._entity(link.provider_id, call.binding, contract)
+                return await self._call_provider(origin, target, call, context)
+            return await self._call_actor(origin, self._find_actor(origin, call), call, context)
+
+        return handle
+
+    def _find_actor(self, origin: Entity, call: HostCall) -> str:
+        name = call.namespace
+        if is_key(name, Role.MODULE):
+            return name
+        found = self._directory.resolve_alias(name)
+        key = found.key if found is not None else self._view.alias(name)
+        if key is not None:
+            return key
+        raise not_linked(
+            actor=origin.public_key, contract=name[:200], link_name=call.binding[:80], lattice=self._lattice
+        )
+
+    async def _call_provider(self, origin: Entity, target: Entity, call: HostCall, context: CallContext) -> bytes:
+        allowed = budget(context, self._loop.time())
+        if self._trace:
+            self._log_call("nats", origin, target, call)
+        try:
+            return await self._rpc.call(
+                origin=origin, target=target, operation=call.operation, msg=call.payload, timeout=allowed
+            )
+        except Unreachable as exc:
+            status = self._provider_status(target.public_key, target.link_name)
+            reason = f"{status} ({exc})" if status else str(exc)
+            raise Unreachable(
+                f"Failed to perform RPC call: request timeout: {target.contract_id} on link "
+                f"'{target.link_name}' (provider {target.public_key}): {reason}; see: wasmhost get providers",
+                code=exc.code,
+            ) from exc
+
+    async def _call_actor(self, origin: Entity, key: str, call: HostCall, context: CallContext) -> bytes:
+        allowed = budget(context, self._loop.time())
+        running = self._directory.get(key) if self._local else None
+        target = running.entity if running is not None else self._entity(key, "", "")
+        if self._trace:
+            self._log_call("local" if running is not None else "nats", origin, target, call)
+        if running is not None:
+            return await self._call_locally(running, call, context, allowed)
+        try:
+            return await self._rpc.call(
+                origin=origin, target=target, operation=call.operation, msg=call.payload, timeout=allowed
+            )
+        except Unreachable as exc:
+            raise Unreachable(
+                f"Failed to perform RPC call: request timeout: actor {key}: {exc}; see: wasmhost get actors",
+                code=exc.code,
+            ) from exc
+
+    async def _call_locally(self, target: RunningActor, call: HostCall, context: CallContext, allowed: float) -> bytes:
+        if context.depth >= DEEPEST_LOCAL_CALL:
+            raise LatticeError(
+                f"calls between actors of this host are nested {context.depth} deep; do they call each other in a ring?",
+                code=Code.OVERLOADED,
+            )
+        self._admission.require_current(target)
+        inner = CallContext(
+            deadline=self._loop.time() + allowed, invocation_id=context.invocation_id, depth=context.depth + 1
+        )
+        guest = target.pool.begin(call.operation, call.payload, inner)
+        try:
+            return guest.result() if guest.done else await guest.wait()
+        except Unreachable as exc:
+            raise Unreachable(
+                f"Failed to perform RPC call: request timeout: actor {target.key} on this host: {exc}", code=exc.code
+            ) from exc
+
+    def _entity(self, key: str, link_name: str, contract: str) -> Entity:
+        """The entity from a cache that a guest's made-up names cannot grow without bound."""
+        wanted = (key, link_name, contract)
+        found = self._entities.get(wanted)
+        if found is None:
+            if len(self._entities) >= _MOST_ENTITIES:
+                self._entities.clear()
+            found = self._entities[wanted] = Entity(key, link_name, contract)
+        return found
+
+    def _log_call(self, route: str, origin: Entity, target: Entity, call: HostCall) -> None:
+        log.debug(
+            "call.started",
+            route=route,
+            origin=origin.public_key,
+            target=target.public_key,
+            contract=target.contract_id,
+            link_name=target.link_name,
+            operation=call.operation,
+        )
