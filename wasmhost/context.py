@@ -92,6 +92,8 @@ class Context:
     cluster_seed: str = field(default="", repr=False)
     timeout: float = DEFAULT_TIMEOUT
     rpc_timeout: float = DEFAULT_TIMEOUT
+    patience: float | None = None
+    """What the user said with --timeout; None leaves it to the command."""
     source: str = "default"
     """Where the NATS address comes from, for messages."""
 
@@ -137,8 +139,9 @@ def resolve(
         user_jwt=jwt,
         user_seed=seed,
         cluster_seed=cluster_seed or settings.first("WASMCLOUD_CLUSTER_SEED"),
-        timeout=timeout or settings.seconds("WASMCLOUD_CTL_TIMEOUT_MS"),
+        timeout=settings.seconds("WASMCLOUD_CTL_TIMEOUT_MS"),
         rpc_timeout=timeout or settings.seconds("WASMCLOUD_RPC_TIMEOUT_MS"),
+        patience=timeout,
         source=source,
     )
     if settings.problems:

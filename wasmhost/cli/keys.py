@@ -25,7 +25,7 @@ ROLES = {
 
 
 @click.command(short_help="make a key pair")
-@click.argument("kind", type=click.Choice(list(ROLES), case_sensitive=False), default="account")
+@click.argument("kind", type=click.Choice(list(ROLES), case_sensitive=False), default="account", metavar="[KIND]")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -36,6 +36,8 @@ ROLES = {
 @pass_app
 def gen(app: App, kind: str, out: Path | None) -> None:
     """Make a new key pair of KIND (default: account) and print it.
+
+    KIND is account, actor, provider, host, cluster, operator or user.
 
     The public key names its owner and may be shown to anyone. The seed is the secret half: whoever has it can sign in
     its owner's name. With --out it is not printed.

@@ -51,12 +51,19 @@ _HINTS = {
     Code.NOT_LINKED: "look at `wasmhost get links` and link it with `wasmhost link put`",
 }
 
+_ARTIFACT_HINTS = {
+    "malformed": "name a WebAssembly file, such as one made by `wat2wasm` or a compiler for wasm32",
+    "bad_signature": "get the file again from whoever signed it, or sign it yourself with `wasmhost claims sign`",
+    "wrong_hash": "get the file again from whoever signed it, or sign it yourself with `wasmhost claims sign`",
+    "nested_token": "sign the module without claims inside it",
+}
+
 _SUGGESTS_SOMETHING = ("; ", " --", "`", "try ", "run ")
 
 
 def hint_for(code: Code | str, message: str = "") -> str:
     """The usual next step for a code, unless the message already names one."""
-    if any(mark in message for mark in _SUGGESTS_SOMETHING):
+    if _suggests(message):
         return ""
     try:
         return _HINTS.get(Code(code), "")
@@ -64,11 +71,17 @@ def hint_for(code: Code | str, message: str = "") -> str:
         return ""
 
 
+def _suggests(message: str) -> bool:
+    return any(mark in message for mark in _SUGGESTS_SOMETHING)
+
+
 def _from_lattice(error: LatticeError) -> Problem:
     message = str(error)
     problem = getattr(error, "problem", "")
-    exit_code = exit_codes.for_artifact(problem) if problem else exit_codes.for_code(error.code)
-    return Problem(message, exit_code=exit_code, hint=hint_for(error.code, message))
+    if problem:
+        hint = "" if _suggests(message) else _ARTIFACT_HINTS.get(problem, "")
+        return Problem(message, exit_code=exit_codes.for_artifact(problem), hint=hint)
+    return Problem(message, exit_code=exit_codes.for_code(error.code), hint=hint_for(error.code, message))
 
 
 def _from_os(error: OSError) -> Problem:

@@ -2,9 +2,167 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Self, TypeVar
 
-if TYPE_CHECKING:
-    pass
+from lattice.client import ControlClient
+
+from lattice.connection import Connection, ConnectOptions, connect
+from lattice.control import HostPing, Inventory
+from lattice.errors import Code, LatticeError, RemoteError, Unreachable
+from lattice.events import Event
+from wasmhost.cli import identify
+from wasmhost.cli.exit_codes import ExitCode
+from wasmhost.cli.identify import Candidate
+from wasmhost.cli.output import Output
+from wasmhost.cli.problems import Problem, hint_for
+from wasmhost.context import Context
+
+T = TypeVar("T")
 
 CLIENT_NAME = "wasmhost-cli"
+POLL_INTERVAL = 0.2
+"""Seconds between looks at the inventory while waiting: an event says it sooner, if it was not missed."""
+
+
+class Session:
+    """An open connection and a control client. Made by :meth:`open`."""
+
+    def __init__(
+        self, connection: Connection, client: ControlClient, context: Context, output: Output, window: float
+    ) -> None:
+        self.connection = connection
+        self.client = client
+        self.context = context
+        self.output = output
+        self._window = window
+        self._hosts: list[HostPing] | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, context: Context, output: Output) -> AsyncIterator[Self]:
+        """Connect as ``context`` says. Raises Unreachable."""
+        connection = await connect(
+            ConnectOptions(url=context.nats_url, name=CLIENT_NAME, user_jwt=context.user_jwt, seed=context.user_seed)
+        )
+        try:
+            asked = time.monotonic()
+            await connection.flush(context.timeout)
+            round_trip = time.monotonic() - asked
+            client = ControlClient(connection, context.lattice, prefix=context.control_prefix, timeout=context.timeout)
+            # Nobody knows how many hosts will answer, so the time to wait for them follows from how far away they are.
+            yield cls(connection, client, context, output, window=min(context.timeout, 0.25 + 10 * round_trip))
+        finally:
+            await connection.drain()
+
+    def patience(self, usual: float) -> float:
+        """Seconds to wait for something to happen: what the user said with --timeout, else ``usual``."""
+        return self.context.patience or usual
+
+    async def hosts(self) -> list[HostPing]:
+        """The hosts of the lattice by name, asked once per command; may be empty."""
+        if self._hosts is None:
+            found = await self.client.ping_hosts(self._window)
+            if not found and self._window < self.context.timeout:
+                found = await self.client.ping_hosts(self.context.timeout)
+            self._hosts = sorted(found, key=lambda host: (host.friendly_name, host.id))
+        return self._hosts
+
+    async def some_hosts(self) -> list[HostPing]:
+        """The hosts of the lattice; none at all is an error, as nobody could do what the command asks for."""
+        hosts = await self.hosts()
+        if not hosts:
+            raise Problem(
+                f"no host answers in lattice '{self.context.lattice}' at {self.context.nats_url}",
+                exit_code=ExitCode.UNREACHABLE,
+                hint=hint_for(Code.NO_RESPONDERS),
+            )
+        return hosts
+
+    async def inventories(self) -> list[Inventory]:
+        """What runs on every host now. A host that left since it was first heard of is left out."""
+        answers = await asyncio.gather(
+            *(self.client.inventory(host.id) for host in await self.some_hosts()), return_exceptions=True
+        )
+        found = []
+        for answer in answers:
+            if isinstance(answer, Unreachable):
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            found.append(answer)
+        return found
+
+    async def find_host(self, text: str) -> HostPing:
+        """The one host that ``text`` means. Raises Problem."""
+        hosts = await self.some_hosts()
+        meant = identify.resolve(
+            text,
+            [Candidate(key=host.id, name=host.friendly_name) for host in hosts],
+            what="host",
+            look="wasmhost get hosts",
+        )
+        return next(host for host in hosts if host.id == meant.key)
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator[Watch]:
+        """Follow events from now on, so that none is missed that a command sent inside causes."""
+        async with self.client.events() as events:
+            watch = Watch(events)
+            try:
+                yield watch
+            finally:
+                await watch.close()
+
+
+class Watch:
+    """Waits until something is seen to have happened."""
+
+    def __init__(self, events: AsyncIterator[Event]) -> None:
+        self._seen: asyncio.Queue[Event] = asyncio.Queue()
+        self._reader = asyncio.create_task(self._read(events), name="follow events")
+
+    async def _read(self, events: AsyncIterator[Event]) -> None:
+        async for event in events:
+            self._seen.put_nowait(event)
+
+    async def until(
+        self,
+        timeout: float,
+        *,
+        event: Callable[[Event], T | None],
+        state: Callable[[], Awaitable[T | None]],
+    ) -> T:
+        """The first result of ``event``, asked for each event, or of ``state``, asked now and then.
+
+        Either may raise Problem. Raises TimeoutError after ``timeout`` seconds.
+        """
+        async with asyncio.timeout(timeout):
+            while True:
+                if (found := await self._next()) is not None:
+                    if (result := event(found)) is not None:
+                        return result
+                elif (result := await state()) is not None:
+                    return result
+
+    async def _next(self) -> Event | None:
+        """The next event, None when there was none for POLL_INTERVAL seconds."""
+        try:
+            async with asyncio.timeout(POLL_INTERVAL):
+                return await self._seen.get()
+        except TimeoutError:
+            return None
+
+    async def close(self) -> None:
+        self._reader.cancel()
+        await asyncio.wait({self._reader})
+
+
+def refused(error: LatticeError) -> LatticeError | Problem:
+    """A host's refusal of a command: without a code of its own it is a plain refusal, not an actor's answer."""
+    if isinstance(error, RemoteError) and error.code is Code.PROVIDER_ERROR:
+        return Problem(str(error), exit_code=ExitCode.FAILED)
+    return error

@@ -1,0 +1,289 @@
+"""Links: ``get links``, ``link put``, ``link del``, ``link query``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from lattice import bundled
+from lattice.control import Inventory
+from lattice.errors import LatticeError
+from lattice.events import Event
+from lattice.keys import Role, is_key
+from lattice.links import LinkDefinition
+from wasmhost.cli import actors, identify, providers
+from wasmhost.cli.app import App, lattice_options, pass_app
+from wasmhost.cli.exit_codes import ExitCode
+from wasmhost.cli.identify import Candidate
+from wasmhost.cli.output import Column, Row
+from wasmhost.cli.problems import Problem, invalid, not_found, timed_out
+from wasmhost.cli.session import Session, refused
+
+READY_TIMEOUT = 10.0
+LOOK = "wasmhost get links"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """How a link is doing, as its provider says. ``state`` is empty when nobody says."""
+
+    state: str = ""
+    reason: str = ""
+
+
+def link_state(link: LinkDefinition, inventories: Sequence[Inventory]) -> LinkState | None:
+    """What the running providers of ``link`` say about it, the worst first; None when none of them runs."""
+    said = []
+    for inventory in inventories:
+        provider = providers.find_on(inventory, link.provider_id, link.link_name)
+        if provider is not None:
+            entry = provider.links.get(link.actor_id, {})
+            said.append(LinkState(str(entry.get("state") or ""), str(entry.get("reason") or "")))
+    order = ["failed", "degraded", "starting", "", "ready"]
+    return min(said, key=lambda s: order.index(s.state) if s.state in order else 0) if said else None
+
+
+def link_document(link: LinkDefinition, state: LinkState | None) -> dict[str, Any]:
+    """One link as ``-o json`` shows it."""
+    return {
+        "actor_id": link.actor_id,
+        "provider_id": link.provider_id,
+        "contract_id": link.contract_id,
+        "link_name": link.link_name,
+        "values": dict(link.values),
+        "state": (state.state or None) if state else "no provider",
+        "reason": (state.reason or None) if state else None,
+    }
+
+
+@click.command("links", short_help="the links of the lattice")
+@lattice_options
+@pass_app
+def get_links(app: App) -> None:
+    """Show which actor may call which provider, with the values the provider was given."""
+
+    async def work(session: Session) -> tuple[list[LinkDefinition], list[Inventory], list[dict[str, str]]]:
+        return (
+            list(await session.client.links()),
+            await session.inventories(),
+            list(await session.client.claims()),
+        )
+
+    links, inventories, claims = app.run(work)
+    states = [link_state(link, inventories) for link in links]
+    if app.output.json:
+        app.output.document({"links": [link_document(link, state) for link, state in zip(links, states, strict=True)]})
+        return
+    if not links:
+        app.output.say("There are no links in this lattice.")
+        return
+    names = {c.key: c.name for c in [*actors.candidates(inventories, claims), *providers.candidates(inventories)]}
+    app.output.table(
+        [Column("ACTOR", 10), Column("PROVIDER", 10), Column("CONTRACT", 12), Column("LINK", 6), Column("STATE")],
+        [
+            Row(
+                [
+                    _named(link.actor_id, names),
+                    _named(link.provider_id, names),
+                    link.contract_id,
+                    link.link_name,
+                    (state.state or "put") if state else "no provider",
+                ],
+                notes=[
+                    *([state.reason] if state and state.reason else []),
+                    *(
+                        [" ".join(f"{key}={value}" for key, value in sorted(link.values.items()))]
+                        if link.values
+                        else []
+                    ),
+                ],
+            )
+            for link, state in zip(links, states, strict=True)
+        ],
+    )
+
+
+def _named(key: str, names: Mapping[str, str]) -> str:
+    name = names.get(key)
+    return f"{name} ({key[:8]}…)" if name else key
+
+
+def read_values(words: Sequence[str]) -> dict[str, str]:
+    """``KEY=VALUE`` words as a mapping. Raises Problem."""
+    values = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise invalid(f"'{word}' is no link value", "write it as KEY=VALUE, such as address=127.0.0.1:8080")
+        values[name] = value
+    return values
+
+
+def _find_actor(text: str, inventories: Sequence[Inventory], claims: Sequence[dict[str, str]]) -> str:
+    """The key of the actor that ``text`` means; a whole key need not be known yet."""
+    if is_key(text, Role.MODULE):
+        return text
+    return identify.resolve(text, actors.candidates(inventories, claims), what="actor", look=actors.LOOK).key
+
+
+def _find_provider(text: str, inventories: Sequence[Inventory]) -> str:
+    """The key of the provider that ``text`` means; a whole key or a bundled one need not run yet."""
+    if is_key(text, Role.SERVICE) or is_key(text, Role.MODULE):
+        return text
+    if bundled.is_bundled(text):
+        return bundled.find(text).public_key
+    return identify.resolve(text, providers.candidates(inventories), what="provider", look=providers.LOOK).key
+
+
+def _contract_of(provider_id: str, inventories: Sequence[Inventory]) -> str:
+    """The contract that a provider offers, if anybody knows."""
+    for inventory in inventories:
+        for provider in inventory.providers:
+            if provider.id == provider_id and provider.contract_id:
+                return provider.contract_id
+    known = bundled.by_key(provider_id)
+    return known.contract_id if known else ""
+
+
+@click.command(short_help="let an actor call a provider")
+@click.argument("actor")
+@click.argument("provider")
+@click.argument("rest", nargs=-1, metavar="[CONTRACT] [KEY=VALUE]...")
+@click.option("--link-name", default="default", show_default=True, help="Name that the actor uses for it.")
+@lattice_options
+@pass_app
+def put(app: App, actor: str, provider: str, rest: tuple[str, ...], link_name: str) -> None:
+    """Let ACTOR call PROVIDER. Repeating it with other values updates the link.
+
+    CONTRACT may be left out when the provider runs or is bundled. The KEY=VALUE pairs are settings for the provider,
+    such as address=127.0.0.1:8080. Waits until the provider took the link, or says why it did not.
+    """
+    contract = rest[0] if rest and "=" not in rest[0] else ""
+    values = read_values(rest[1:] if contract else rest)
+
+    async def work(session: Session) -> tuple[LinkDefinition, LinkState | None]:
+        inventories = await session.inventories()
+        provider_id = _find_provider(provider, inventories)
+        link = LinkDefinition(
+            actor_id=_find_actor(actor, inventories, await session.client.claims()),
+            provider_id=provider_id,
+            contract_id=contract or _contract_of(provider_id, inventories),
+            link_name=link_name,
+            values=values,
+        )
+        if not link.contract_id:
+            raise invalid("the contract of a provider that does not run is not known", "name it after the provider")
+        return link, await put_and_wait(session, link)
+
+    link, state = app.run(work)
+    if app.output.json:
+        app.output.document(link_document(link, state))
+        return
+    app.output.text(f"linked {link.actor_id} to {link.provider_id}: {link.contract_id}, link name {link.link_name}")
+    if state is None:
+        app.output.say("No such provider runs now; the link takes effect when it is started.")
+
+
+async def put_and_wait(session: Session, link: LinkDefinition) -> LinkState | None:
+    """Put a link and wait until its provider took it; None when no such provider runs. Raises Problem."""
+    patience = session.patience(READY_TIMEOUT)
+    last: LinkState | None = None
+
+    def event(event: Event) -> tuple[LinkState | None] | None:
+        return None
+
+    async def state() -> tuple[LinkState | None] | None:
+        nonlocal last
+        if not any(
+            found.key == link.key and dict(found.values) == dict(link.values) and found.provider_id == link.provider_id
+            for found in await session.client.links()
+        ):
+            return None
+        inventories = await session.inventories()
+        last = link_state(link, inventories)
+        if last is not None and last.state == "failed":
+            raise link_failure(link, last.reason)
+        if last is None or last.state == "ready":
+            return (last,)
+        running = [providers.find_on(i, link.provider_id, link.link_name) for i in inventories]
+        says_nothing = all(provider is None or not provider.state for provider in running)
+        return (last,) if says_nothing else None
+
+    async with session.watch() as watch:
+        try:
+            await session.client.put_link(link)
+        except LatticeError as error:
+            raise refused(error) from error
+        try:
+            return (await watch.until(patience, event=event, state=state))[0]
+        except TimeoutError:
+            known = f"it is {last.state}" if last and last.state else "nobody says how it is"
+            raise timed_out(
+                f"the link was put, and {patience:g} s later {known}",
+                f"look at `{LOOK}` and `{providers.LOOK}`, or allow more with --timeout",
+            ) from None
+
+
+def link_failure(link: LinkDefinition, reason: str) -> Problem:
+    """What is told when a provider could not take a link."""
+    conflict = reason.rstrip(".").endswith("in use")
+    return Problem(
+        f"the provider could not take the link: {reason}",
+        exit_code=ExitCode.CONFLICT if conflict else ExitCode.FAILED,
+        hint="the link stays and is tried again; change its values with `wasmhost link put`, or remove it with "
+        f"`wasmhost link del {link.actor_id[:8]} {link.contract_id}`",
+    )
+
+
+@click.command("del", short_help="take a link away")
+@click.argument("actor")
+@click.argument("contract")
+@click.option("--link-name", default="default", show_default=True)
+@lattice_options
+@pass_app
+def delete(app: App, actor: str, contract: str, link_name: str) -> None:
+    """Take away the link of ACTOR for CONTRACT; calls in flight finish."""
+
+    async def work(session: Session) -> LinkDefinition:
+        inventories = await session.inventories()
+        links = list(await session.client.links())
+        known = actors.candidates(inventories, await session.client.claims())
+        linked = [Candidate(key=link.actor_id) for link in links]
+        actor_id = identify.resolve(actor, [*known, *linked], what="actor", look=LOOK).key
+        wanted = (actor_id, contract, link_name)
+        link = next((link for link in links if link.key == wanted), None)
+        if link is None:
+            raise not_found(
+                f"there is no link of {actor_id[:12]}… for {contract} with link name {link_name}", f"see `{LOOK}`"
+            )
+        await delete_and_wait(session, link)
+        return link
+
+    link = app.run(work)
+    if app.output.json:
+        app.output.document(
+            {"deleted": {"actor_id": link.actor_id, "contract_id": link.contract_id, "link_name": link.link_name}}
+        )
+    else:
+        app.output.text(f"deleted the link of {link.actor_id} for {link.contract_id}, link name {link.link_name}")
+
+
+async def delete_and_wait(session: Session, link: LinkDefinition) -> None:
+    """Delete a link and wait until the lattice forgot it. Raises Problem."""
+    patience = session.patience(READY_TIMEOUT)
+
+    async def state() -> bool | None:
+        return None if any(found.key == link.key for found in await session.client.links()) else True
+
+    async with session.watch() as watch:
+        try:
+            await session.client.del_link(link)
+        except LatticeError as error:
+            raise refused(error) from error
+        try:
+            await watch.until(patience, event=lambda event: None, state=state)
+        except TimeoutError:
+            raise timed_out(f"the link is still there {patience:g} s after it was deleted", f"see `{LOOK}`") from None

@@ -1,0 +1,279 @@
+"""Providers: ``get providers``, ``start provider``, ``stop provider``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lattice.control import Inventory, ProviderDescription
+from lattice.errors import LatticeError
+from lattice.events import Event
+from wasmhost.cli import actors, identify
+from wasmhost.cli.app import App, lattice_options, pass_app
+from wasmhost.cli.exit_codes import ExitCode
+from wasmhost.cli.identify import Candidate
+from wasmhost.cli.output import Column, Output, Row
+from wasmhost.cli.problems import Problem, not_found, timed_out
+from wasmhost.cli.session import Session, refused
+
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 15.0
+LOOK = "wasmhost get providers"
+
+
+def provider_document(provider: ProviderDescription) -> dict[str, Any]:
+    """One provider on one host as ``-o json`` shows it."""
+    return {
+        "provider_id": provider.id,
+        "name": provider.name,
+        "image_ref": provider.image_ref,
+        "contract_id": provider.contract_id,
+        "link_name": provider.link_name,
+        "state": provider.state or None,
+        "error": provider.error or None,
+        "restarts": provider.restarts,
+        "links": {actor: dict(link) for actor, link in provider.links.items()},
+        "annotations": dict(provider.annotations),
+    }
+
+
+_COLUMNS = [Column("PROVIDER", 12), Column("NAME", 8), Column("CONTRACT", 12), Column("LINK", 6)]
+
+
+def show_on_host(output: Output, providers: Sequence[ProviderDescription]) -> None:
+    """A table of the providers on one host."""
+    output.table([*_COLUMNS, Column("STATE")], [_row(provider) for provider in providers])
+
+
+def _row(provider: ProviderDescription, *more: str) -> Row:
+    cells = [provider.id, provider.name or "", provider.contract_id, provider.link_name, provider.state or "running"]
+    return Row([*cells, *more], notes=_notes(provider))
+
+
+def _notes(provider: ProviderDescription) -> list[str]:
+    """Why it is not ready, link by link where that is known, and how often it had to be restarted."""
+    failed = [
+        f"link of {actor[:12]}… {link.get('state')}: {link.get('reason')}"
+        for actor, link in provider.links.items()
+        if link.get("reason")
+    ]
+    notes = failed or ([f"{provider.state}: {provider.error}"] if provider.error else [])
+    if provider.restarts:
+        notes.append(f"restarted {provider.restarts} time{'s' if provider.restarts > 1 else ''}")
+    return notes
+
+
+def candidates(inventories: Sequence[Inventory]) -> list[Candidate]:
+    """The providers that run, each once."""
+    found: dict[str, Candidate] = {}
+    for inventory in inventories:
+        for provider in inventory.providers:
+            before = found.get(provider.id)
+            references = {provider.image_ref} if provider.image_ref else set[str]()
+            found[provider.id] = Candidate(
+                key=provider.id,
+                name=provider.name or (before.name if before else ""),
+                references=frozenset(references) | (before.references if before else frozenset()),
+            )
+    return list(found.values())
+
+
+@click.command("providers", short_help="the providers of the lattice")
+@lattice_options
+@pass_app
+def get_providers(app: App) -> None:
+    """Show the capability providers that run in the lattice, their state, and why when it is not `ready`."""
+    inventories = app.run(lambda session: session.inventories())
+    found = [(inventory, provider) for inventory in inventories for provider in inventory.providers]
+    if app.output.json:
+        app.output.document(
+            {
+                "providers": [
+                    {
+                        **provider_document(provider),
+                        "host_id": inventory.host_id,
+                        "host_name": inventory.friendly_name,
+                    }
+                    for inventory, provider in found
+                ]
+            }
+        )
+        return
+    if not found:
+        app.output.say("No providers run in this lattice.")
+        return
+    app.output.table(
+        [*_COLUMNS, Column("STATE"), Column("HOST", 10)],
+        [_row(provider, inventory.friendly_name) for inventory, provider in found],
+    )
+
+
+def find_on(inventory: Inventory, provider_id: str, link_name: str) -> ProviderDescription | None:
+    """The provider of that key and link name on one host."""
+    return next((p for p in inventory.providers if (p.id, p.link_name) == (provider_id, link_name)), None)
+
+
+@click.command("provider", short_help="start a provider")
+@click.argument("image")
+@click.option("--host", "host_text", metavar="HOST", help="Host to start it on (default: the least busy one).")
+@click.option("--link-name", default="default", show_default=True, help="Name that links refer to.")
+@click.option("--config", "configuration", default="", metavar="TEXT", help="Configuration text for the provider.")
+@click.option(
+    "--config-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with the configuration text.",
+)
+@lattice_options
+@pass_app
+def start_provider(
+    app: App, *, image: str, host_text: str | None, link_name: str, configuration: str, config_file: Path | None
+) -> None:
+    """Start the provider IMAGE, such as `bundled:httpserver`.
+
+    Waits until it is ready, or says why it is not.
+    """
+    if config_file is not None:
+        configuration = config_file.read_text()
+    reference = actors.image_reference(image)
+
+    async def work(session: Session) -> tuple[Inventory, ProviderDescription]:
+        host_id = await actors.choose_host(session, host_text)
+        return await start_and_wait(session, host_id, reference, link_name=link_name, configuration=configuration)
+
+    inventory, provider = app.run(work)
+    if app.output.json:
+        app.output.document({**provider_document(provider), "host_id": inventory.host_id})
+        return
+    app.output.text(
+        f"started {provider.name or reference} ({provider.id}) on {inventory.friendly_name}: "
+        f"{provider.contract_id}, link name {provider.link_name}"
+    )
+
+
+async def start_and_wait(
+    session: Session, host_id: str, reference: str, *, link_name: str, configuration: str
+) -> tuple[Inventory, ProviderDescription]:
+    """Start a provider and wait until it is up. Raises Problem with the reason when it is not."""
+    patience = session.patience(START_TIMEOUT)
+    key = ""
+
+    async def look() -> tuple[Inventory, ProviderDescription] | None:
+        inventory = await session.client.inventory(host_id)
+        for provider in inventory.providers:
+            meant = provider.id == key if key else provider.image_ref == reference
+            if meant and provider.link_name == link_name:
+                return inventory, provider
+        return None
+
+    def event(event: Event) -> bool | None:
+        nonlocal key
+        data = event.data
+        problem = actors.start_failure(event, reference, host_id)
+        if problem is not None and data.get("link_name", link_name) == link_name:
+            raise problem
+        started = event.name == "provider_started" and event.source == host_id
+        if started and (data.get("image_ref"), data.get("link_name")) == (reference, link_name):
+            key = str(data.get("public_key", ""))
+            return True
+        return None
+
+    async def state() -> bool | None:
+        found = await look()
+        if found is None:
+            return None
+        if found[1].state == "failed":
+            raise Problem(f"{reference} failed to start: {found[1].error}", hint="the host tries again by itself")
+        return None
+
+    async with session.watch() as watch:
+        try:
+            await session.client.start_provider(host_id, reference, link_name=link_name, configuration=configuration)
+        except LatticeError as error:
+            raise refused(error) from error
+        try:
+            await watch.until(patience, event=event, state=state)
+        except TimeoutError:
+            found = await look()
+            last = f"; it is {found[1].state} {found[1].error or ''}".rstrip() if found and found[1].state else ""
+            raise timed_out(
+                f"{reference} was not ready within {patience:g} s{last}",
+                f"look at `{LOOK}` and at the host's log, or allow more with --timeout",
+            ) from None
+    found = await look()
+    if found is None:
+        raise Problem(f"{reference} started and is gone again", hint="look at the host's log")
+    return found
+
+
+async def find_running(session: Session, text: str) -> tuple[Candidate, list[Inventory]]:
+    """The running provider that ``text`` means, and every host's inventory. Raises Problem."""
+    inventories = await session.inventories()
+    return identify.resolve(text, candidates(inventories), what="provider", look=LOOK), inventories
+
+
+@click.command("provider", short_help="stop a provider")
+@click.argument("provider")
+@click.option("--link-name", default=None, help="Only the one of this link name (default: all of them).")
+@click.option("--host", "host_text", metavar="HOST", help="Only on this host (default: wherever it runs).")
+@lattice_options
+@pass_app
+def stop_provider(app: App, provider: str, link_name: str | None, host_text: str | None) -> None:
+    """Stop PROVIDER. Its links stay and take effect again when it is started."""
+
+    async def work(session: Session) -> list[tuple[Inventory, ProviderDescription]]:
+        meant, inventories = await find_running(session, provider)
+        host_id = (await session.find_host(host_text)).id if host_text is not None else None
+        running = [
+            (inventory, p)
+            for inventory in inventories
+            for p in inventory.providers
+            if p.id == meant.key and link_name in (None, p.link_name) and host_id in (None, inventory.host_id)
+        ]
+        if not running:
+            raise not_found(f"{meant.describe()} does not run with that link name or on that host", f"see `{LOOK}`")
+        for inventory, p in running:
+            await stop_and_wait(session, inventory.host_id, p)
+        return running
+
+    stopped = app.run(work)
+    if app.output.json:
+        app.output.document(
+            {
+                "stopped": [
+                    {"provider_id": p.id, "link_name": p.link_name, "host_id": inventory.host_id}
+                    for inventory, p in stopped
+                ]
+            }
+        )
+        return
+    for inventory, p in stopped:
+        app.output.text(f"stopped {p.name or p.id} ({p.id}, link name {p.link_name}) on {inventory.friendly_name}")
+
+
+async def stop_and_wait(session: Session, host_id: str, provider: ProviderDescription) -> None:
+    """Stop one provider on one host and wait until it is gone. Raises Problem."""
+    patience = session.patience(STOP_TIMEOUT)
+
+    async def state() -> bool | None:
+        inventory = await session.client.inventory(host_id)
+        return True if find_on(inventory, provider.id, provider.link_name) is None else None
+
+    async with session.watch() as watch:
+        try:
+            await session.client.stop_provider(
+                host_id, provider.id, link_name=provider.link_name, contract_id=provider.contract_id
+            )
+        except LatticeError as error:
+            raise refused(error) from error
+        try:
+            # The event is sent before the inventory forgets it; a command that follows asks the inventory.
+            await watch.until(patience, event=lambda event: None, state=state)
+        except TimeoutError:
+            raise Problem(
+                f"{provider.name or provider.id} still runs {patience:g} s after it was told to stop",
+                exit_code=ExitCode.TIMED_OUT,
+                hint=f"look at `{LOOK}`, or allow more with --timeout",
+            ) from None
