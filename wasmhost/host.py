@@ -1,0 +1,208 @@
+"""One host, put together: opens everything in the order in which it is needed, closes it in the reverse.
+
+Nothing else constructs these parts, and no part looks for another one by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import structlog
+from lattice.rpc import RpcClient
+
+from lattice import subjects
+from lattice.antiforgery import Signer
+from lattice.connection import Connection, ConnectOptions, connect
+from lattice.errors import NotAuthorized
+from lattice.transport import State
+from lattice.verify import Authority
+from wasmhost.actors import ActorRegistry
+from wasmhost.admission import Admission
+from wasmhost.config import HostConfig, NatsEndpoint
+from wasmhost.control_server import ControlServer
+from wasmhost.directory import ActorDirectory
+from wasmhost.events import EventPublisher
+from wasmhost.guest.engine import Engine
+from wasmhost.identity import Identity
+from wasmhost.inventory import HostFacts
+from wasmhost.linking import Linking
+from wasmhost.metadata import Metadata
+from wasmhost.outbound import Outbound
+from wasmhost.state import StateFolder
+from wasmhost.supervisor import ProviderSupervisor
+
+log = structlog.get_logger(__name__)
+
+
+class Host:
+    """A running host: ``async with Host(config) as host: await host.run_until(stop)``.
+
+    Opening raises LatticeError: StateError (state folder), Unreachable (no NATS server), NotAuthorized and others; what
+    had been opened by then is closed again.
+    """
+
+    def __init__(self, config: HostConfig) -> None:
+        self.config = config
+        self.identity: Identity
+        self.metadata: Metadata
+        self.actors: ActorRegistry
+        self.providers: ProviderSupervisor
+        self.facts: HostFacts
+        self._stopping = asyncio.Event()
+        self._drain_timeout: float | None = None
+        self._parts = AsyncExitStack()
+
+    @property
+    def host_id(self) -> str:
+        """The host's public key, ``N…``."""
+        return self.identity.host_id
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as opened:
+            await self._open(opened)
+            self._parts = opened.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        log.info("host.stopping", host=self.host_id)
+        await self._parts.aclose()
+        log.info("host.stopped", host=self.host_id)
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Return when ``stop`` is set or a control command stopped the host."""
+        waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(self._stopping.wait())]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    def request_stop(self, drain_timeout: float | None = None) -> None:
+        """Make :meth:`run_until` return; ``drain_timeout`` replaces the configured one, in seconds."""
+        self._drain_timeout = drain_timeout
+        self._stopping.set()
+
+    async def _open(self, parts: AsyncExitStack) -> None:
+        config = self.config
+        control_subjects = subjects.Control(config.lattice, config.ctl_prefix)
+        state = parts.enter_context(StateFolder.open(config.paths))
+        self.identity = identity = Identity.open(config, state)
+
+        control = await self._connect(parts, config.control, "control")
+        rpc = await self._connect(parts, config.rpc, "rpc")
+        engine = await asyncio.to_thread(Engine.open, config.paths.cache / "compiled")
+        parts.push_async_callback(asyncio.to_thread, engine.close)  # it waits for guests that still compute
+
+        publisher = EventPublisher(control, config.lattice, identity.host_id)
+        self.metadata = metadata = Metadata(control, config.lattice, host_id=identity.host_id)
+        parts.push_async_callback(metadata.close)
+        await metadata.open()
+
+        parts.callback(lambda: publisher.publish(*self.facts.stopped()))
+        self.providers = providers = ProviderSupervisor(config, identity, metadata, publisher.publish, rpc)
+        parts.push_async_callback(providers.close)
+
+        trace = config.log_level == "debug"
+        admission = Admission(Authority.for_host(identity.cluster, identity.issuers, config.lattice))
+        directory = ActorDirectory()
+        outbound = Outbound(
+            lattice=config.lattice,
+            rpc=RpcClient(rpc, config.lattice, Signer(identity.cluster, identity.host_id)),
+            view=metadata,
+            directory=directory,
+            admission=admission,
+            local=config.local,
+            provider_status=providers.failure_of,
+            trace=trace,
+        )
+        self.actors = actors = ActorRegistry(
+            config=config,
+            host_id=identity.host_id,
+            engine=engine,
+            transport=rpc,
+            directory=directory,
+            admission=admission,
+            outbound=outbound,
+            publish_event=publisher.publish,
+            put_claims=metadata.put_claims,
+            trace=trace,
+        )
+        parts.push_async_callback(self._drain_actors)
+
+        linking = Linking(metadata, providers, publisher.publish, grace=config.rpc_timeout)
+        parts.push_async_callback(linking.close)
+        self.facts = facts = HostFacts(config, identity, actors=actors, providers=providers, metadata=metadata)
+        server = ControlServer(
+            control,
+            control_subjects,
+            facts=facts,
+            actors=actors,
+            providers=providers,
+            metadata=metadata,
+            linking=linking,
+            stop_host=self.request_stop,
+        )
+        parts.push_async_callback(server.close)
+        await server.start()
+        publisher.publish(*facts.started())
+        publisher.start_heartbeat(facts.heartbeat)
+        parts.push_async_callback(publisher.stop_heartbeat)
+        log.info(
+            "host.started",
+            host=identity.host_id,
+            name=identity.friendly_name,
+            lattice=config.lattice,
+            nats=rpc.server,
+            degraded=metadata.degraded,
+        )
+
+    async def _connect(self, parts: AsyncExitStack, endpoint: NatsEndpoint, purpose: str) -> Connection:
+        connection = await connect(
+            ConnectOptions(
+                url=endpoint.url,
+                name=f"wasmhost {purpose} {self.identity.friendly_name}",
+                user_jwt=endpoint.jwt,
+                seed=endpoint.seed,
+            )
+        )
+        parts.push_async_callback(connection.drain)
+        self._check_openness(connection)
+        connection.on_state(lambda state: self._note_state(purpose, state))
+        return connection
+
+    def _check_openness(self, connection: Connection) -> None:
+        """Whoever reaches a server that asks for no credentials may run code here: fine on loopback only."""
+        if connection.auth_required:
+            return
+        if is_loopback(connection.server):
+            log.warning("nats.anonymous", server=connection.server, hint="any local user may control this host")
+        elif not self.config.allow_anonymous_nats:
+            raise NotAuthorized(
+                f"NATS server {connection.server} asks for no credentials, so whoever reaches it controls this host; "
+                "give the server users, or accept this with --allow-anonymous-nats"
+            )
+
+    def _note_state(self, purpose: str, state: State) -> None:
+        event = log.info if state is State.CONNECTED else log.warning
+        event("nats.state", connection=purpose, state=state.value)
+
+    async def _drain_actors(self) -> None:
+        await self.actors.drain(self._drain_timeout)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a server's address is of this machine only."""
+    host = urlsplit(url if "://" in url else f"nats://{url}").hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

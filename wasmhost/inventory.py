@@ -1,0 +1,133 @@
+"""What a host says about itself: to pings, in its inventory, in its heartbeat and in its start and stop events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from urllib.parse import urlsplit, urlunsplit
+
+import wasmhost
+from lattice import events
+from lattice.control import HostPing, Inventory
+from lattice.events import Built
+from wasmhost.actors import ActorRegistry
+from wasmhost.config import HostConfig
+from wasmhost.identity import Identity
+from wasmhost.metadata import Metadata
+from wasmhost.supervisor import ProviderSupervisor
+
+
+class HostFacts:
+    """One host, described in the forms that the lattice knows. Every method describes the moment of its call."""
+
+    def __init__(
+        self,
+        config: HostConfig,
+        identity: Identity,
+        *,
+        actors: ActorRegistry,
+        providers: ProviderSupervisor,
+        metadata: Metadata,
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._actors = actors
+        self._providers = providers
+        self._metadata = metadata
+        self._started = time.monotonic()
+
+    @property
+    def host_id(self) -> str:
+        return self._identity.host_id
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self._config.labels
+
+    @property
+    def uptime(self) -> int:
+        """Whole seconds since the start."""
+        return int(time.monotonic() - self._started)
+
+    def ping(self) -> HostPing:
+        """The answer to ``ping.hosts``."""
+        config, identity = self._config, self._identity
+        return HostPing(
+            id=identity.host_id,
+            issuer=identity.cluster.public,
+            labels=dict(config.labels),
+            friendly_name=identity.friendly_name,
+            uptime_seconds=self.uptime,
+            uptime_human=human_duration(self.uptime),
+            version=wasmhost.__version__,
+            cluster_issuers=tuple(sorted(identity.issuers)),
+            js_domain=config.js_domain,
+            ctl_host=without_login(config.control.url),
+            rpc_host=without_login(config.rpc.url),
+            prov_rpc_host=without_login(config.providers.url),
+            lattice=config.lattice,
+        )
+
+    def inventory(self) -> Inventory:
+        """The answer to ``get.{host}.inv``."""
+        return Inventory(
+            host_id=self._identity.host_id,
+            issuer=self._identity.cluster.public,
+            friendly_name=self._identity.friendly_name,
+            labels=dict(self._config.labels),
+            actors=tuple(self._actors.descriptions()),
+            providers=tuple(self._providers.descriptions()),
+            version=wasmhost.__version__,
+            uptime_human=human_duration(self.uptime),
+            uptime_seconds=self.uptime,
+            degraded=self._metadata.degraded,
+        )
+
+    def started(self) -> Built:
+        """The event ``host_started``."""
+        return events.host_started(
+            labels=self._config.labels,
+            friendly_name=self._identity.friendly_name,
+            uptime_seconds=self.uptime,
+            version=wasmhost.__version__,
+        )
+
+    def heartbeat(self) -> Built:
+        """The event ``host_heartbeat``."""
+        return events.host_heartbeat(
+            actors=self._actors.counts(),
+            providers=[
+                {
+                    "public_key": provider.image.public_key,
+                    "link_name": provider.link_name,
+                    "contract_id": provider.image.contract_id,
+                }
+                for provider in self._providers
+                if provider.running
+            ],
+            labels=self._config.labels,
+            friendly_name=self._identity.friendly_name,
+            version=wasmhost.__version__,
+            uptime_seconds=self.uptime,
+            uptime_human=human_duration(self.uptime),
+        )
+
+    def stopped(self) -> Built:
+        """The event ``host_stopped``."""
+        return events.host_stopped(labels=self._config.labels)
+
+
+def human_duration(seconds: int) -> str:
+    """``2 days, 3 hours``: the two largest units."""
+    parts = []
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count} {unit}{'s' if count > 1 else ''}")
+    return ", ".join(parts[:2]) or "0 seconds"
+
+
+def without_login(url: str) -> str:
+    """An address without the user and password that it may hold."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

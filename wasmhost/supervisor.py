@@ -1,0 +1,239 @@
+"""The providers of one host: which run here, and who is told of which link."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import Final
+
+import structlog
+
+from lattice import events, subjects
+from lattice.control import ProviderDescription
+from lattice.errors import Code, LatticeError
+from lattice.hostdata import HostData
+from lattice.keys import derive
+from lattice.links import LinkDefinition
+from lattice.transport import Transport
+from wasmhost.config import HostConfig
+from wasmhost.health import LinkStatus
+from wasmhost.identity import Identity
+from wasmhost.metadata import Metadata
+from wasmhost.process import child_environment
+from wasmhost.provider import Publish, SupervisedProvider, Surroundings, Timing, request_link
+from wasmhost.provider_image import ProviderImage, resolve_provider
+
+log = structlog.get_logger(__name__)
+
+ALREADY_RUNNING: Final = "Provider with that link name is already running on this host"
+NOT_RUNNING_UNDER_LINK: Final = "provider with that link name is not running"
+
+
+class ProviderSupervisor:
+    """Starts, stops and describes the providers of this host."""
+
+    def __init__(
+        self,
+        config: HostConfig,
+        identity: Identity,
+        metadata: Metadata,
+        publish_event: Publish,
+        transport: Transport,
+        *,
+        resolve: Callable[[str], ProviderImage] = resolve_provider,
+        timing: Timing | None = None,
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._metadata = metadata
+        self._publish = publish_event
+        self._transport = transport
+        self._resolve = resolve
+        self._providers: dict[tuple[str, str], SupervisedProvider] = {}
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._surroundings = Surroundings(
+            transport=transport,
+            lattice=config.lattice,
+            host_id=identity.host_id,
+            publish=publish_event,
+            links_of=self._links_of,
+            host_data=self._host_data,
+            environment=lambda folder: child_environment(os.environ, home=folder),
+            folder=config.state_dir / "providers",
+            timing=timing or Timing(shutdown_delay=config.provider_shutdown_delay),
+        )
+
+    def start(
+        self,
+        reference: str,
+        *,
+        link_name: str = subjects.DEFAULT_LINK_NAME,
+        configuration: str = "",
+        annotations: Mapping[str, str] | None = None,
+    ) -> SupervisedProvider:
+        """Begin to start a provider; what becomes of it shows in events and in its description.
+
+        Raises LatticeError, and publishes ``provider_start_failed``, when it cannot even be tried. A provider that
+        has failed so far is replaced; one that is up is a conflict.
+        """
+        try:
+            subjects.validate_link_name(link_name)
+            image = self._resolve(reference)
+            key = image.public_key, link_name
+            present = self._providers.get(key)
+            if present is not None and not present.failed_to_start:
+                raise LatticeError(ALREADY_RUNNING, code=Code.CONFLICT)
+        except LatticeError as error:
+            self._publish(
+                *events.provider_start_failed(
+                    provider_ref=reference, link_name=link_name, error=str(error), code=error.code
+                )
+            )
+            raise
+        provider = SupervisedProvider(
+            image,
+            link_name=link_name,
+            configuration=configuration,
+            annotations=annotations or {},
+            surroundings=self._surroundings,
+        )
+        self._providers[key] = provider
+        self._spawn(self._begin(provider, present))
+        return provider
+
+    async def stop(self, provider_id: str, link_name: str) -> None:
+        """Stop a provider and return when its process is gone. Raises LatticeError when it does not run here."""
+        self.check_stop(provider_id, link_name)
+        provider = self._providers.pop((provider_id, link_name), None)
+        if provider is not None:
+            await provider.stop()
+
+    def check_stop(self, provider_id: str, link_name: str) -> None:
+        """Raise LatticeError when this provider runs here, but not under this link name.
+
+        One that does not run here at all is no error, as on classic hosts.
+        """
+        if (provider_id, link_name) not in self._providers and any(key[0] == provider_id for key in self._providers):
+            raise LatticeError(NOT_RUNNING_UNDER_LINK, code=Code.NOT_FOUND)
+
+    async def close(self) -> None:
+        """Stop all providers at once, in parallel."""
+        providers, self._providers = list(self._providers.values()), {}
+        results = await asyncio.gather(*(provider.stop() for provider in providers), return_exceptions=True)
+        for provider, result in zip(providers, results, strict=True):
+            if isinstance(result, BaseException):
+                log.error("provider.stop_failed", provider=provider.image.name, error=repr(result))
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def find(self, provider_id: str, link_name: str) -> SupervisedProvider | None:
+        return self._providers.get((provider_id, link_name))
+
+    def __iter__(self) -> Iterator[SupervisedProvider]:
+        return iter(self._providers.values())
+
+    def descriptions(self) -> list[ProviderDescription]:
+        """For the inventory, with our extras: state, error, links and restarts."""
+        return [describe(provider) for provider in self._providers.values()]
+
+    def failure_of(self, provider_id: str, link_name: str) -> str:
+        """Why a provider of this host cannot serve just now; empty when it can, or when it is not one of ours."""
+        provider = self._providers.get((provider_id, link_name))
+        return "" if provider is None or provider.running else provider.error
+
+    async def put_link(self, link: LinkDefinition) -> LinkStatus | None:
+        """Tell a link's provider, wherever it runs; how that went, None when it did not say within the link timeout."""
+        provider = self._providers.get((link.provider_id, link.link_name))
+        if provider is not None:
+            return await provider.put_link(link)
+        return await request_link(self._transport, self._config.lattice, link, self._surroundings.timing.link_timeout)
+
+    def push_link(self, link: LinkDefinition) -> None:
+        """Tell a link's provider, without waiting here."""
+        self._spawn(self.put_link(link))
+
+    def delete_link(self, link: LinkDefinition) -> None:
+        """Tell all providers of that key and link name that the link is gone."""
+        provider = self._providers.get((link.provider_id, link.link_name))
+        if provider is not None:
+            provider.delete_link(link.actor_id)
+        subject = subjects.linkdef_del(self._config.lattice, link.provider_id, link.link_name)
+        try:
+            self._transport.publish(subject, link.encode())
+        except LatticeError as error:
+            log.warning("link.delete_not_sent", provider=link.provider_id, actor=link.actor_id, reason=str(error))
+
+    async def _begin(self, provider: SupervisedProvider, replaced: SupervisedProvider | None) -> None:
+        if replaced is not None:
+            await replaced.stop(quietly=True)
+        if self._providers.get(provider.key) is provider:  # it may have been stopped meanwhile
+            provider.start()
+            await self._metadata.put_claims(provider.image.claims.as_metadata())
+
+    def _links_of(self, provider_id: str, link_name: str) -> list[LinkDefinition]:
+        return self._metadata.links.for_provider(provider_id, link_name)  # of the snapshot of this moment
+
+    def _host_data(self, provider: SupervisedProvider) -> bytes:
+        config, cluster = self._config, self._identity.cluster
+        key = cluster
+        if config.provider_keys == "derived":
+            key = derive(
+                cluster,
+                lattice=config.lattice,
+                purpose="provider",
+                subject=provider.image.public_key,
+                link_name=provider.link_name,
+            )
+        return HostData(
+            host_id=self._identity.host_id,
+            lattice_rpc_prefix=config.lattice,
+            link_name=provider.link_name,
+            lattice_rpc_user_jwt=config.providers.jwt,
+            lattice_rpc_user_seed=config.providers.seed,
+            lattice_rpc_url=config.providers.url,
+            js_domain=config.js_domain,
+            provider_key=provider.image.public_key,
+            invocation_seed=key.seed,
+            env_values={},
+            instance_id=provider.instance_id,
+            link_definitions=tuple(self._links_of(*provider.key)),
+            cluster_issuers=tuple(sorted(self._identity.issuers)),
+            config_json=provider.configuration or None,
+            default_rpc_timeout_ms=round(config.rpc_timeout * 1000),
+            structured_logging=True,
+            log_level="warn" if config.log_level == "warning" else config.log_level,
+            exit_on_stdin_close=provider.image.ours,
+        ).encode()
+
+    def _spawn(self, work: Coroutine[object, object, object]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("supervisor.task_failed", exc_info=error)
+
+
+def describe(provider: SupervisedProvider) -> ProviderDescription:
+    """One provider for the inventory."""
+    return ProviderDescription(
+        id=provider.image.public_key,
+        image_ref=provider.image.reference,
+        contract_id=provider.image.contract_id,
+        link_name=provider.link_name,
+        name=provider.image.name,
+        revision=provider.image.claims.revision,
+        annotations=provider.annotations,
+        state=provider.condition.value,
+        error=provider.error,
+        links={
+            actor: {"state": status.state.value, "reason": status.reason} for actor, status in provider.links.items()
+        },
+        restarts=provider.restarts,
+        instance_id=provider.instance_id,
+    )
