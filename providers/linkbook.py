@@ -122,9 +122,9 @@ class LinkBook:
         self._closing = True
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                for slot in list(self._slots.values()):
+                for actor, slot in list(self._slots.items()):
                     slot.wanted = None
-                    slot.news.set()
+                    self._wake(actor, slot)
                 if self._workers:
                     await asyncio.wait(list(self._workers.values()))
         for worker in list(self._workers.values()):
