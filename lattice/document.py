@@ -17,9 +17,13 @@ _U64_MAX: Final = 2**64 - 1
 
 
 def parse(what: str, data: bytes | str) -> object:
-    """The value of a JSON text; MalformedMessage if it is none."""
+    """The value of a JSON text; MalformedMessage if it is none, or spells half of a surrogate pair, which nobody
+    could print or send afterwards."""
     try:
-        value: object = json.loads(data, parse_constant=_refuse_constant)
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        value: object = json.loads(text, parse_constant=_refuse_constant)
+        if "\\u" in text or not text.isascii():
+            json.dumps(value, ensure_ascii=False).encode()
         return value
     except (ValueError, RecursionError) as error:
         raise MalformedMessage(f"{what}: not JSON") from error

@@ -1,7 +1,7 @@
 """What hosts say about themselves: answers to ``ping.hosts`` and ``get.{host}.inv``.
 
-Members that classic hosts do not have (``state``, ``error``, ``links``, ``restarts``, ``degraded``) come on top; classic
-clients ignore them.
+Members that classic hosts do not have (``state``, ``error``, ``links``, ``restarts``, ``degraded``) come on top;
+classic clients ignore them.
 """
 
 from __future__ import annotations
