@@ -6,8 +6,13 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.nats import NatsServer
+
+# A busy machine makes single examples slow; that says nothing about the code.
+settings.register_profile("wasmhost", deadline=None)
+settings.load_profile("wasmhost")
 
 
 @pytest.fixture(scope="session")
