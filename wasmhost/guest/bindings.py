@@ -264,7 +264,6 @@ _host_callback = CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_size_t, c_void_
     _host_called
 )
 _host_called_at = ctypes.cast(_host_callback, c_void_p).value
-_no_parameters = wasmtime.FuncType([], [])
 
 
 def define_host_function(linker: int, module: bytes, name: bytes, target: HostFunction) -> int:
@@ -274,12 +273,14 @@ def define_host_function(linker: int, module: bytes, name: bytes, target: HostFu
     """
     number = next(_numbers)
     _targets[number] = target
+    # a new one each time: a type belongs to the first engine that sees it, and another engine aborts the process
+    no_parameters = wasmtime.FuncType([], [])
     try:
         check_error(
             _linker_define_async(
                 linker,
                 *(module, len(module), name, len(name)),
-                address(_no_parameters),
+                address(no_parameters),
                 *(_host_called_at, number, None),
             )
         )
