@@ -51,6 +51,11 @@ def kind(data: bytes) -> Kind:
     return _kind(data, 0, len(data))
 
 
+def _check_depth(depth: int) -> None:
+    if depth > _DEEPEST:
+        raise MalformedMessage(f"WebAssembly components are nested more than {_DEEPEST} deep")
+
+
 def _kind(data: bytes, start: int, end: int) -> Kind:
     if end - start < 8 or data[start : start + 4] != _MAGIC:
         if start:
@@ -121,8 +126,7 @@ def claims_tokens(data: bytes) -> list[ClaimsSection]:
 
 
 def _claims(data: bytes, start: int, end: int, depth: int) -> Iterator[ClaimsSection]:
-    if depth > _DEEPEST:
-        raise MalformedMessage(f"WebAssembly components are nested more than {_DEEPEST} deep")
+    _check_depth(depth)
     component = _kind(data, start, end) == "component"
     for section in sections(data, start, end):
         if (claims := _claims_name(data, section)) is not None:
@@ -153,8 +157,7 @@ def reencode(data: bytes) -> bytes:
 
 
 def _reencoded(data: bytes, start: int, end: int, depth: int) -> bytes:
-    if depth > _DEEPEST:
-        raise MalformedMessage(f"WebAssembly components are nested more than {_DEEPEST} deep")
+    _check_depth(depth)
     component = _kind(data, start, end) == "component"
     parts = [data[start : start + 8]]
     for section in sections(data, start, end):
@@ -168,14 +171,15 @@ def _reencoded(data: bytes, start: int, end: int, depth: int) -> bytes:
     return b"".join(parts)
 
 
-def _is_canonical(data: bytes, start: int, end: int) -> bool:
+def _is_canonical(data: bytes, start: int, end: int, depth: int) -> bool:
     """Whether re-encoding would change nothing but claims sections at the top."""
+    _check_depth(depth)
     component = _kind(data, start, end) == "component"
     for section in sections(data, start, end):
         if section.body - section.start - 1 != len(_encoded(section.end - section.body)):
             return False
         if component and section.id in _NESTED_IN_COMPONENT:
-            nested = _is_canonical(data, section.body, section.end)
+            nested = _is_canonical(data, section.body, section.end, depth + 1)
             if not nested or any(_claims_name(data, inner) for inner in sections(data, section.body, section.end)):
                 return False
     return True
@@ -190,7 +194,7 @@ def module_hashes(data: bytes) -> tuple[str, ...]:
     for part in _kept(data):
         digest.update(part)
     raw = digest.hexdigest().upper()
-    if _is_canonical(data, 0, len(data)):
+    if _is_canonical(data, 0, len(data), 0):
         return (raw,)
     return (raw, sha256(reencode(data)).hexdigest().upper())
 
