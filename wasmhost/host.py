@@ -173,16 +173,17 @@ class Host:
             )
         )
         parts.push_async_callback(connection.drain)
-        self._check_openness(connection)
+        self._check_openness(connection, purpose)
         connection.on_state(lambda state: self._note_state(purpose, state))
         return connection
 
-    def _check_openness(self, connection: Connection) -> None:
+    def _check_openness(self, connection: Connection, purpose: str) -> None:
         """Whoever reaches a server that asks for no credentials may run code here: fine on loopback only."""
         if connection.auth_required:
             return
         if is_loopback(connection.server):
-            log.warning("nats.anonymous", server=connection.server, hint="any local user may control this host")
+            if purpose == "control":  # said once
+                log.warning("nats.anonymous", server=connection.server, hint="any local user may control this host")
         elif not self.config.allow_anonymous_nats:
             raise NotAuthorized(
                 f"NATS server {connection.server} asks for no credentials, so whoever reaches it controls this host; "
@@ -190,7 +191,7 @@ class Host:
             )
 
     def _note_state(self, purpose: str, state: State) -> None:
-        event = log.info if state is State.CONNECTED else log.warning
+        event = log.warning if state is State.RECONNECTING else log.info
         event("nats.state", connection=purpose, state=state.value)
 
     async def _drain_actors(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lattice.connection import ConnectOptions, Connection, connect
+from lattice.connection import Connection, ConnectOptions, connect
 from tests.support.nats import NatsServer
 from wasmhost.config import HostConfig, NatsEndpoint, detected_labels
 from wasmhost.host import Host

@@ -1,0 +1,303 @@
+"""Providers under supervision: real processes on a real server, killed, blocked and replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+from lattice.store import open_bucket
+
+from lattice import bundled
+from lattice.claims import ProviderClaims
+from lattice.connection import Connection
+from lattice.errors import LatticeError
+from lattice.inventory import ProviderDescription
+from lattice.keys import KeyPair, Role
+from lattice.links import LinkDefinition
+from tests.support.nats import free_port
+from tests.wasmhost.control.waiting import EventLog, until
+from wasmhost.config import HostConfig
+from wasmhost.events import EventPublisher
+from wasmhost.health import Condition
+from wasmhost.identity import Identity
+from wasmhost.linking import Linking
+from wasmhost.metadata import Metadata
+from wasmhost.provider import Timing, read_log_line
+from wasmhost.provider_image import ProviderImage, resolve_provider
+from wasmhost.state import StateFolder
+from wasmhost.supervisor import ProviderSupervisor
+
+HTTP = bundled.find("bundled:httpserver")
+STORE = bundled.find("bundled:keyvalue")
+ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public
+
+
+def image_of(name: str, *command: str, contract: str = "test:contract", seed: int = 9) -> ProviderImage:
+    return ProviderImage(
+        reference=f"test:{name}",
+        claims=ProviderClaims(
+            subject=KeyPair.from_raw(Role.SERVICE, bytes([seed]) * 32).public,
+            issuer=bundled.ISSUER,
+            name=name,
+            contract_id=contract,
+        ),
+        command=command,
+        ours=True,
+    )
+
+
+IMAGES = {
+    image.reference: image
+    for image in (
+        image_of("missing", "/nonexistent/provider"),
+        image_of("crash", sys.executable, "-c", "input(); print('no luck today'); raise SystemExit(3)"),
+        image_of("mute", sys.executable, "-c", "import time; input(); time.sleep(600)"),
+        # the bundled stores under other keys: a second provider of the same contract
+        image_of("store", sys.executable, "-P", "-m", STORE.module, contract=STORE.contract_id, seed=21),
+        image_of("web", sys.executable, "-P", "-m", HTTP.module, contract=HTTP.contract_id, seed=22),
+    )
+}
+
+
+def resolve(reference: str) -> ProviderImage:
+    return IMAGES[reference] if reference in IMAGES else resolve_provider(reference)
+
+
+class Room:
+    """The control plane of a host without its actors."""
+
+    def __init__(self, supervisor: ProviderSupervisor, metadata: Metadata, linking: Linking, events: EventLog) -> None:
+        self.supervisor = supervisor
+        self.metadata = metadata
+        self.linking = linking
+        self.events = events
+
+    def described(self, provider_id: str) -> ProviderDescription:
+        (found,) = [provider for provider in self.supervisor.descriptions() if provider.id == provider_id]
+        return found
+
+    async def started(self, reference: str, **options: str) -> ProviderDescription:
+        provider = self.supervisor.start(reference, **options)
+        await self.events.wait("provider_started", public_key=provider.image.public_key)
+        return self.described(provider.image.public_key)
+
+
+@pytest.fixture
+async def room(config: HostConfig, client: Connection, lattice: str) -> AsyncIterator[Room]:
+    with StateFolder.open(config.paths) as state:
+        identity = Identity.open(config, state)
+        events = await EventLog.open(client, lattice)
+        metadata = Metadata(client, lattice, host_id=identity.host_id)
+        await metadata.open()
+        publisher = EventPublisher(client, lattice, identity.host_id)
+        timing = Timing(trouble_interval=0.2, health_interval=1.0, backoff=(0.1, 1.0), start_timeout=2.0)
+        supervisor = ProviderSupervisor(
+            config, identity, metadata, publisher.publish, client, resolve=resolve, timing=timing
+        )
+        linking = Linking(metadata, supervisor, publisher.publish, grace=0.3)
+        yield Room(supervisor, metadata, linking, events)
+        await linking.close()
+        await supervisor.close()
+        await metadata.close()
+
+
+def http_link(port: int, provider: str = HTTP.public_key) -> LinkDefinition:
+    return LinkDefinition(
+        actor_id=ACTOR,
+        provider_id=provider,
+        contract_id=HTTP.contract_id,
+        values={"address": f"127.0.0.1:{port}"},
+    )
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_a_bundled_provider_starts_is_described_and_stops(room: Room) -> None:
+    described = await room.started("bundled:httpserver", annotations={"a": "b"})  # type: ignore[arg-type]
+    assert (described.state, described.error, described.restarts) == ("ready", "", 0)
+    assert (described.image_ref, described.contract_id, described.annotations) == (
+        "bundled:httpserver",
+        "wasmcloud:httpserver",
+        {"a": "b"},
+    )
+    started = room.events.named("provider_started")[0].data
+    assert (started["image_ref"], started["annotations"], started["claims"]["name"]) == (
+        "bundled:httpserver",
+        {"a": "b"},
+        HTTP.title,
+    )
+    passed = await room.events.wait("health_check_passed", public_key=HTTP.public_key)
+    assert (passed.data["contract_id"], passed.data["link_name"]) == ("wasmcloud:httpserver", "default")
+    assert room.metadata.claims[HTTP.public_key]["contract_id"] == "wasmcloud:httpserver"
+    await room.events.wait("health_check_status", public_key=HTTP.public_key)
+
+    provider = room.supervisor.find(HTTP.public_key, "default")
+    assert provider is not None and provider.pid is not None
+    pid = provider.pid
+    await room.supervisor.stop(HTTP.public_key, "default")
+    assert not alive(pid)
+    assert (await room.events.wait("provider_stopped")).data["reason"] == "stop"
+    assert room.supervisor.descriptions() == []
+
+
+async def test_a_second_start_under_the_same_link_name_is_a_conflict(room: Room) -> None:
+    await room.started("bundled:httpserver")
+    with pytest.raises(LatticeError, match="already running") as caught:
+        room.supervisor.start("bundled:httpserver")
+    assert caught.value.code == "conflict"
+    await room.events.wait("provider_start_failed", provider_ref="bundled:httpserver")
+    room.supervisor.start("bundled:httpserver", link_name="other")
+    with pytest.raises(LatticeError, match="provider with that link name is not running"):
+        await room.supervisor.stop(HTTP.public_key, "third")
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        ("test:missing", "cannot start /nonexistent/provider: No such file or directory"),
+        ("test:crash", "exited with code 3: no luck today"),
+    ],
+)
+async def test_a_provider_that_cannot_start_says_why_and_is_tried_again(
+    room: Room, reference: str, reason: str
+) -> None:
+    provider = room.supervisor.start(reference)
+    failed = await room.events.wait("provider_start_failed", provider_ref=reference, count=2)
+    assert failed.data["error"] == reason
+    described = room.described(provider.image.public_key)
+    assert described.restarts >= 1
+    await until(lambda: provider.condition is Condition.FAILED)
+    assert provider.error == reason
+    room.supervisor.start(reference)  # not a conflict: it never ran
+    await room.supervisor.stop(provider.image.public_key, "default")
+    assert room.supervisor.descriptions() == []
+
+
+async def test_a_provider_that_never_answers_is_reported(room: Room) -> None:
+    provider = room.supervisor.start("test:mute")
+    failed = await room.events.wait("provider_start_failed", provider_ref="test:mute")
+    assert "no answer to health checks for 2 s" in failed.data["error"]
+    assert room.described(provider.image.public_key).state == "degraded"
+
+
+async def test_a_killed_provider_comes_back_with_its_links(room: Room) -> None:
+    port = free_port()
+    await room.linking.put(http_link(port))
+    await room.started("bundled:httpserver")
+    provider = room.supervisor.find(HTTP.public_key, "default")
+    assert provider is not None and provider.pid is not None
+    await until(lambda: room.described(HTTP.public_key).links == {ACTOR: {"state": "ready", "reason": ""}})
+
+    os.kill(provider.pid, signal.SIGKILL)
+    stopped = await room.events.wait("provider_stopped", public_key=HTTP.public_key)
+    assert stopped.data["reason"].startswith("killed by SIGKILL")
+    assert "killed by SIGKILL" in room.supervisor.failure_of(HTTP.public_key, "default")
+    await room.events.wait("provider_started", public_key=HTTP.public_key, count=2)
+    await until(lambda: room.described(HTTP.public_key).links == {ACTOR: {"state": "ready", "reason": ""}})
+    assert room.described(HTTP.public_key).restarts == 1
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.close()
+
+
+async def test_a_hung_provider_is_restarted(room: Room) -> None:
+    await room.started("bundled:httpserver")
+    provider = room.supervisor.find(HTTP.public_key, "default")
+    assert provider is not None and provider.pid is not None
+    os.kill(provider.pid, signal.SIGSTOP)
+    failed = await room.events.wait("health_check_failed", public_key=HTTP.public_key)
+    assert failed.data["error"] == "does not answer health checks"
+    await room.events.wait("provider_started", public_key=HTTP.public_key, count=2, timeout=20)
+
+
+async def test_a_port_in_use_shows_in_the_description_and_in_an_event_until_it_is_free(room: Room) -> None:
+    await room.started("bundled:httpserver")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        await room.linking.put(http_link(port))
+        failed = await room.events.wait("health_check_failed", public_key=HTTP.public_key)
+        assert failed.data["error"] == f"127.0.0.1:{port} in use"
+        described = room.described(HTTP.public_key)
+        assert (described.state, described.error) == ("failed", f"127.0.0.1:{port} in use")
+        assert described.links == {ACTOR: {"state": "failed", "reason": f"127.0.0.1:{port} in use"}}
+    await room.events.wait("health_check_passed", public_key=HTTP.public_key, count=2)
+    assert room.described(HTTP.public_key).state == "ready"
+
+
+async def test_a_relinked_actor_has_its_new_provider_ready_before_the_switch(room: Room) -> None:
+    await room.started("bundled:httpserver")
+    other = IMAGES["test:web"]
+    await room.started("test:web")
+    first, second = free_port(), free_port()
+    await room.linking.put(http_link(first))
+    await room.linking.put(http_link(second, other.public_key))
+    # the switch has happened when put returns, and the new listener was up before it
+    resolved = room.metadata.links.resolve(ACTOR, HTTP.contract_id, "default")
+    assert resolved is not None and resolved.provider_id == other.public_key
+    _, writer = await asyncio.open_connection("127.0.0.1", second)
+    writer.close()
+    # the old one still serves what is in flight, and is told afterwards
+    _, writer = await asyncio.open_connection("127.0.0.1", first)
+    writer.close()
+    await until(lambda: not listening(first))
+    assert listening(second)
+    assert room.described(HTTP.public_key).links == {}
+
+
+async def test_changed_values_reach_the_provider_before_the_snapshot(room: Room) -> None:
+    await room.started("bundled:httpserver")
+    first, second = free_port(), free_port()
+    await room.linking.put(http_link(first))
+    await until(lambda: listening(first))
+    await room.linking.put(http_link(second))
+    assert listening(second)
+    await until(lambda: not listening(first))
+    assert room.events.named("linkdef_deleted") == []
+
+
+async def test_a_link_written_to_the_bucket_by_somebody_else_is_told_to_the_provider(
+    room: Room, client: Connection, lattice: str
+) -> None:
+    import json
+
+    await room.started("bundled:httpserver")
+    bucket = await open_bucket(client, f"LATTICEDATA_{lattice}")
+    link = http_link(free_port())
+    await bucket.put(f"LINKDEF_{link.id}", json.dumps(link.to_json()).encode())
+    await room.events.wait("linkdef_set", actor_id=ACTOR)
+    await until(lambda: room.described(HTTP.public_key).links == {ACTOR: {"state": "ready", "reason": ""}})
+    await bucket.delete(f"LINKDEF_{link.id}")
+    await room.events.wait("linkdef_deleted", actor_id=ACTOR)
+    await until(lambda: room.described(HTTP.public_key).links == {})
+    assert len(room.metadata.links) == 0
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"event": "link.ready", "level": "warning", "actor": "M"}', (30, "link.ready", {"actor": "M"})),
+        ("plain text", (20, "plain text", {})),
+        ('{"event": 5}', (20, '{"event": 5}', {})),
+        ("{" * 2000, (20, "{" * 2000, {})),
+    ],
+)
+def test_output_lines_keep_their_level_and_members(line: str, expected: tuple[int, str, dict[str, str]]) -> None:
+    assert read_log_line(line) == expected
