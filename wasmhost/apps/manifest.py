@@ -233,9 +233,11 @@ def _scaler(trait: Section, kind: str) -> Scaler:
         properties.problems.add(properties.mark, f"{properties.name}.replicas is missing", "for example replicas: 1")
     replicas = properties.count("replicas", default=1, maximum=_MAX_INSTANCES)
     instances = properties.count("instances", default=replicas, maximum=_MAX_INSTANCES)
-    spread = []
+    spread: list[Spread] = []
     for entry in properties.sections("spread", required=False):
         name = entry.text("name", example="east")
+        if name in [other.name for other in spread]:
+            entry.problems.add(entry.mark_of("name"), f"a second spread is called {name}", "give it another name")
         requirements = entry.texts("requirements", required=True)
         if entry.has("requirements") and not requirements:
             hint = "name a label and its value, or leave spread out for any host"

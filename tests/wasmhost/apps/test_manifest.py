@@ -127,10 +127,11 @@ def test_the_manifests_of_this_repository_are_good(name: str) -> None:
 
 
 def test_json_is_read_as_well(tmp_path: Path, write: Write) -> None:
+    scaler = '{"type": "spreadscaler", "properties": {"replicas": 0}}'
+    part = f'{{"name": "a", "type": "actor", "properties": {{"image": "a.wasm"}}, "traits": [{scaler}]}}'
     text = (
         '{"apiVersion": "core.oam.dev/v1beta1", "kind": "Application", "metadata": {"name": "j"},'
-        ' "spec": {"components": [{"name": "a", "type": "actor", "properties": {"image": "a.wasm"}, "traits": [{"type": "spreadscaler",'
-        ' "properties": {"replicas": 0}}]}]}}'
+        f' "spec": {{"components": [{part}]}}}}'
     )
     assert load(write(text)) == Application(
         "j",
@@ -199,6 +200,7 @@ def test_every_problem_is_reported_at_once_in_the_order_of_the_file(write: Write
         ("            replicas: 4\n", "", "replicas is missing"),
         ("requirements: {zone: us-west-1}", "requirements: {}", "requirements is empty"),
         ("                requirements: {zone: us-west-1}\n", "", "requirements is missing"),
+        ("- name: west", "- name: east", "a second spread is called east"),
         ("link_name: front", "link_name: a.b", "a.b"),
         ("config:", "config: [1]\n        confg:", "confg"),
         ("type: daemonscaler", "type: linkdef", "move it to the actor"),
