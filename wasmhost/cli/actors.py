@@ -207,35 +207,39 @@ def start_actor(app: App, image: str, host_text: str | None, count: int) -> None
     reference = image_reference(image)
 
     async def work(session: Session) -> Placed:
-        host_id = await choose_host(session, host_text)
-        patience = session.patience(START_TIMEOUT)
-
-        def event(event: Event) -> str | None:
-            if (problem := start_failure(event, reference, host_id)) is not None:
-                raise problem
-            started = event.name in ("actors_started", "actor_started", "actor_scaled")
-            if started and event.source == host_id and event.data.get("image_ref") == reference:
-                return str(event.data.get("public_key", ""))
-            return None
-
-        async def state() -> str | None:
-            return None  # an actor that ran before proves nothing; only the event does
-
-        async with session.watch() as watch:
-            try:
-                await session.client.launch_actor(host_id, reference, count)
-            except LatticeError as error:
-                raise refused(error) from error
-            try:
-                actor_id = await watch.until(patience, event=event, state=state)
-            except TimeoutError:
-                raise timed_out(
-                    f"{reference} did not start within {patience:g} s, and the host did not say why",
-                    "look at `wasmhost get inventory` and at the host's log, or allow more with --timeout",
-                ) from None
-        return await _placed(session, actor_id, host_id)
+        return await start_and_wait(session, await choose_host(session, host_text), reference, count=count)
 
     app.run(work).show(app.output, "started")
+
+
+async def start_and_wait(session: Session, host_id: str, reference: str, *, count: int) -> Placed:
+    """Start instances of an actor on a host and wait until they run. Raises Problem with the reason if not."""
+    patience = session.patience(START_TIMEOUT)
+
+    def event(event: Event) -> str | None:
+        if (problem := start_failure(event, reference, host_id)) is not None:
+            raise problem
+        started = event.name in ("actors_started", "actor_started", "actor_scaled")
+        if started and event.source == host_id and event.data.get("image_ref") == reference:
+            return str(event.data.get("public_key", ""))
+        return None
+
+    async def state() -> str | None:
+        return None  # an actor that ran before proves nothing; only the event does
+
+    async with session.watch() as watch:
+        try:
+            await session.client.launch_actor(host_id, reference, count)
+        except LatticeError as error:
+            raise refused(error) from error
+        try:
+            actor_id = await watch.until(patience, event=event, state=state)
+        except TimeoutError:
+            raise timed_out(
+                f"{reference} did not start within {patience:g} s, and the host did not say why",
+                "look at `wasmhost get inventory` and at the host's log, or allow more with --timeout",
+            ) from None
+    return await _placed(session, actor_id, host_id)
 
 
 async def choose_host(session: Session, text: str | None) -> str:

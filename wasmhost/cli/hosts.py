@@ -126,7 +126,7 @@ def stop_host(app: App, host: str) -> None:
 
         async with session.watch() as watch:
             try:
-                await session.client.stop_host(meant.id, timeout=int(patience * 1000))
+                await session.client.stop_host(meant.id, timeout=patience)
             except LatticeError as error:
                 raise refused(error) from error
             try:

@@ -10,7 +10,7 @@ import click
 
 from lattice import bundled
 from lattice.control import Inventory
-from lattice.errors import LatticeError
+from lattice.errors import Code, LatticeError
 from lattice.events import Event
 from lattice.keys import Role, is_key
 from lattice.links import LinkDefinition
@@ -32,6 +32,7 @@ class LinkState:
 
     state: str = ""
     reason: str = ""
+    code: str = ""
 
 
 def link_state(link: LinkDefinition, inventories: Sequence[Inventory]) -> LinkState | None:
@@ -41,7 +42,7 @@ def link_state(link: LinkDefinition, inventories: Sequence[Inventory]) -> LinkSt
         provider = providers.find_on(inventory, link.provider_id, link.link_name)
         if provider is not None:
             entry = provider.links.get(link.actor_id, {})
-            said.append(LinkState(str(entry.get("state") or ""), str(entry.get("reason") or "")))
+            said.append(LinkState(entry.get("state", ""), entry.get("reason", ""), entry.get("code", "")))
     order = ["failed", "degraded", "starting", "", "ready"]
     return min(said, key=lambda s: order.index(s.state) if s.state in order else 0) if said else None
 
@@ -205,7 +206,7 @@ async def put_and_wait(session: Session, link: LinkDefinition) -> LinkState | No
         inventories = await session.inventories()
         last = link_state(link, inventories)
         if last is not None and last.state == "failed":
-            raise link_failure(link, last.reason)
+            raise link_failure(link, last.reason, last.code)
         if last is None or last.state == "ready":
             return (last,)
         running = [providers.find_on(i, link.provider_id, link.link_name) for i in inventories]
@@ -227,11 +228,12 @@ async def put_and_wait(session: Session, link: LinkDefinition) -> LinkState | No
             ) from None
 
 
-def link_failure(link: LinkDefinition, reason: str) -> Problem:
+def link_failure(link: LinkDefinition, reason: str, code: str = "") -> Problem:
     """What is told when a provider could not take a link."""
-    conflict = reason.rstrip(".").endswith("in use")
+    conflict = code == Code.CONFLICT or reason.rstrip(".").endswith("in use")
     return Problem(
         f"the provider could not take the link: {reason}",
+        reason=reason,
         exit_code=ExitCode.CONFLICT if conflict else ExitCode.FAILED,
         hint="the link stays and is tried again; change its values with `wasmhost link put`, or remove it with "
         f"`wasmhost link del {link.actor_id[:8]} {link.contract_id}`",

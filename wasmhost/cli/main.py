@@ -54,7 +54,7 @@ cli = Group(
     "Run signed WebAssembly actors and capability providers in one lattice over NATS.\n\n"
     "Start here: `wasmhost up MANIFEST` brings up a whole lattice on this machine.",
     {
-        "up": f"{_CLI}.up:up",
+        "up": f"{_CLI}.up.command:up",
         "host": f"{_CLI}.daemon:host",
         "get": Group(
             "get",

@@ -12,10 +12,14 @@ from wasmhost.cli.exit_codes import ExitCode
 class Problem(Exception):
     """A failure that the user is told about. ``str(problem)`` is the sentence, ``hint`` what to do next."""
 
-    def __init__(self, message: str, *, exit_code: ExitCode = ExitCode.FAILED, hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, exit_code: ExitCode = ExitCode.FAILED, hint: str = "", reason: str = ""
+    ) -> None:
         super().__init__(message)
         self.exit_code = exit_code
         self.hint = hint
+        self.reason = reason
+        """The cause alone, for whoever tells of it in other words."""
 
 
 def not_found(message: str, hint: str = "") -> Problem:

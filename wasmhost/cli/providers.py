@@ -120,7 +120,7 @@ def find_on(inventory: Inventory, provider_id: str, link_name: str) -> ProviderD
 @click.argument("image")
 @click.option("--host", "host_text", metavar="HOST", help="Host to start it on (default: the least busy one).")
 @click.option("--link-name", default="default", show_default=True, help="Name that links refer to.")
-@click.option("--config", "configuration", default="", metavar="TEXT", help="Configuration text for the provider.")
+@click.option("--config", "configuration", metavar="TEXT", help="Configuration text for the provider.")
 @click.option(
     "--config-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -129,7 +129,7 @@ def find_on(inventory: Inventory, provider_id: str, link_name: str) -> ProviderD
 @lattice_options
 @pass_app
 def start_provider(
-    app: App, *, image: str, host_text: str | None, link_name: str, configuration: str, config_file: Path | None
+    app: App, *, image: str, host_text: str | None, link_name: str, configuration: str | None, config_file: Path | None
 ) -> None:
     """Start the provider IMAGE, such as `bundled:httpserver`.
 
@@ -154,7 +154,7 @@ def start_provider(
 
 
 async def start_and_wait(
-    session: Session, host_id: str, reference: str, *, link_name: str, configuration: str
+    session: Session, host_id: str, reference: str, *, link_name: str, configuration: str | None
 ) -> tuple[Inventory, ProviderDescription]:
     """Start a provider and wait until it is up. Raises Problem with the reason when it is not."""
     patience = session.patience(START_TIMEOUT)

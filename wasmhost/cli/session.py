@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Self, TypeVar
 
 from lattice.client import ControlClient
-
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.control import HostPing, Inventory
 from lattice.errors import Code, LatticeError, RemoteError, Unreachable
@@ -61,6 +60,10 @@ class Session:
     def patience(self, usual: float) -> float:
         """Seconds to wait for something to happen: what the user said with --timeout, else ``usual``."""
         return self.context.patience or usual
+
+    def know(self, host: HostPing) -> None:
+        """Take ``host`` as the only one, without asking."""
+        self._hosts = [host]
 
     async def hosts(self) -> list[HostPing]:
         """The hosts of the lattice by name, asked once per command; may be empty."""

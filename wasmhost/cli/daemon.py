@@ -1,0 +1,73 @@
+"""``wasmhost host``: one host as a daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wasmhost.cli.app import App, output_option, pass_app
+
+if TYPE_CHECKING:
+    from wasmhost.config import HostConfig
+
+
+@click.command(short_help="run one host for a NATS server that runs already")
+@click.option("--nats-url", metavar="URL", help="NATS server (default: nats://127.0.0.1:4222).")
+@click.option("-x", "--lattice", metavar="NAME", help="Lattice name (default: default).")
+@click.option("--trust", multiple=True, metavar="ACCOUNT", help="Account whose actors may run here. Repeatable.")
+@click.option("--allow-file-load", is_flag=True, help="Actors may be started from files of this machine.")
+@click.option("--name", metavar="NAME", help="Name of this host; a second one beside the first needs it.")
+@click.option("--state", metavar="DIR", help="Folder with keys and data (default: that of the user).")
+@click.option("--host-seed", metavar="SEED", help="Key of the host, SN… (default: kept in the state folder).")
+@click.option("--cluster-seed", metavar="SEED", help="Key of the cluster, SC… (default: shared by your hosts).")
+@click.option("--cluster-issuers", metavar="KEYS", help="Other clusters whose calls are accepted, comma-separated.")
+@click.option("--label", multiple=True, metavar="KEY=VALUE", help="Label of this host. Repeatable.")
+@click.option("--ctl-topic-prefix", metavar="PREFIX", help="Root of the control subjects (default: wasmbus.ctl).")
+@click.option("--js-domain", metavar="NAME", help="JetStream domain.")
+@click.option("--rpc-timeout-ms", metavar="MS", help="Time for a call whose caller names none (default: 2000).")
+@click.option("--drain-timeout-ms", metavar="MS", help="Time for calls in flight at the end (default: 10000).")
+@click.option("--provider-keys", type=click.Choice(["derived", "cluster"]), help="Keys that providers sign with.")
+@click.option("--no-local", is_flag=True, help="Calls between actors of this host take the way over NATS.")
+@click.option("--allow-anonymous-nats", is_flag=True, help="Accept a remote NATS server that asks for no credentials.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to log.")
+@click.option("--structured-logging", is_flag=True, help="Log lines as JSON.")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Settings as JSON or YAML; flags and variables go before them.",
+)
+@output_option
+@pass_app
+def host(app: App, /, *, file: Path | None, **flags: object) -> None:
+    """Run one host until SIGTERM or Ctrl-C. It logs to standard error.
+
+    \b
+    wasmhost host --trust ACCOUNT --allow-file-load
+
+    Every flag has an environment variable of the classic hosts, WASMCLOUD_…, where those have it.
+    """
+    from wasmhost import config as host_config
+    from wasmhost import logs
+
+    config = host_config.load(flags, os.environ, file)
+    logs.configure(config.log_level, structured=config.structured_logging or app.output.json)
+    asyncio.run(_run(config))
+
+
+async def _run(config: HostConfig) -> None:
+    """The host from its start to the end of its last part."""
+    from wasmhost.host import Host
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with Host(config) as host:
+        await host.run_until(stop)

@@ -1,0 +1,1 @@
+"""``wasmhost up``: a whole lattice on this machine from one command."""

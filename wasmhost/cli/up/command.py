@@ -1,0 +1,63 @@
+"""``wasmhost up``."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from wasmhost.cli.app import App, output_option, pass_app
+from wasmhost.cli.problems import invalid
+
+
+@click.command(short_help="bring up a whole lattice and its applications")
+@click.argument("manifests", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--fresh", is_flag=True, help="Forget what applications stored and start empty.")
+@click.option(
+    "--nats-url", envvar="WASMHOST_NATS_URL", metavar="URL", help="Use this NATS server instead of bringing one along."
+)
+@click.option("-x", "--lattice", metavar="NAME", help="Lattice name (default: default).")
+@click.option("--name", metavar="NAME", help="Name of this host; a second one beside the first needs it.")
+@click.option("--state", metavar="DIR", help="Folder with keys and data (default: that of the user).")
+@click.option("--trust", multiple=True, metavar="ACCOUNT", help="Account whose actors may run here. Repeatable.")
+@click.option("--no-local", is_flag=True, help="Calls between actors of this host take the way over NATS.")
+@click.option("--allow-anonymous-nats", is_flag=True, help="Accept a remote NATS server that asks for no credentials.")
+@click.option("--provider-keys", type=click.Choice(["derived", "cluster"]), help="Keys that providers sign with.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to show.")
+@click.option("--verbose", is_flag=True, help="Show what the host does, too.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Wait for each step.")
+@output_option
+@pass_app
+def up(
+    app: App,
+    /,
+    *,
+    manifests: tuple[Path, ...],
+    fresh: bool,
+    nats_url: str | None,
+    verbose: bool,
+    timeout: float | None,
+    **flags: object,
+) -> int:
+    """Start a NATS server, a host and the applications of the MANIFESTS; print the URLs that answer.
+
+    \b
+    wasmhost up manifests/kvcounter.yaml
+
+    Runs until Ctrl-C, which stops everything it started. What applications stored is there again next time. Unsigned
+    actors in local files are signed with your development key.
+    """
+    from wasmhost.cli.up.bring_up import Plan, bring_up
+
+    if fresh and nats_url is not None:
+        raise invalid("--fresh empties the server that `up` brings along, not the one at --nats-url", "leave one out")
+    plan = Plan(
+        manifests=manifests,
+        flags={**flags, "nats_url": nats_url},
+        nats_url=nats_url,
+        fresh=fresh,
+        verbose=verbose,
+        timeout=timeout,
+    )
+    return asyncio.run(bring_up(plan, app.output))

@@ -1,0 +1,45 @@
+"""What an earlier ``wasmhost up`` put into a lattice, so that the next one can take away what it no longer names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from lattice.links import LinkKey
+
+
+class History:
+    """The links that were put, by lattice, in a file of the state folder. A damaged file counts as empty."""
+
+    def __init__(self, path: Path, *, place: str) -> None:
+        """``place`` names the lattice: its NATS server and its prefix."""
+        self._path = path
+        self._place = place
+
+    def links(self) -> frozenset[LinkKey]:
+        """The keys of the links that earlier runs put and have not removed."""
+        entries = self._read().get(self._place)
+        if not isinstance(entries, list):
+            return frozenset()
+        return frozenset(
+            (entry[0], entry[1], entry[2])
+            for entry in entries
+            if isinstance(entry, list) and len(entry) == 3 and all(isinstance(part, str) for part in entry)
+        )
+
+    def note(self, links: Iterable[LinkKey]) -> None:
+        """Replace what is known. Raises OSError."""
+        known = self._read()
+        known[self._place] = sorted([list(key) for key in links])
+        draft = self._path.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(known))
+        draft.replace(self._path)
+
+    def _read(self) -> dict[str, object]:
+        try:
+            value = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}

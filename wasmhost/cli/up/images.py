@@ -1,0 +1,137 @@
+"""The images of applications as local files: found, checked, and signed with the development key where unsigned."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lattice import bundled
+from lattice.claims import ActorClaims, ClaimsError, check_times, read_actor, sign_actor
+from lattice.claims import Problem as ClaimsProblem
+from lattice.errors import LatticeError
+from wasmhost.apps.application import ActorComponent, Application, CapabilityComponent, Mark
+from wasmhost.cli import exit_codes
+from wasmhost.cli.problems import Problem, from_error, invalid
+from wasmhost.images.reference import BundledReference, FileReference, parse
+from wasmhost.state import Keyring, make_private_folder
+
+BUILTIN_CONTRACTS = ("wasmcloud:builtin:logging", "wasmcloud:builtin:numbergen")
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedActor:
+    """An actor component whose file was read and found sound."""
+
+    component: ActorComponent
+    path: Path
+    """The file that the manifest names."""
+    reference: str
+    """What the host is asked to start; another file than ``path`` when that was unsigned."""
+    claims: ActorClaims
+    signed_here: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedApplication:
+    """An application whose images exist."""
+
+    application: Application
+    actors: tuple[PreparedActor, ...]
+
+    @property
+    def providers(self) -> tuple[CapabilityComponent, ...]:
+        return self.application.capabilities
+
+    def accounts(self) -> frozenset[str]:
+        """The accounts that signed its actors."""
+        return frozenset(actor.claims.issuer for actor in self.actors)
+
+
+def prepare(applications: Sequence[Application], *, keyring: Keyring, folder: Path) -> tuple[PreparedApplication, ...]:
+    """Read every image that the applications name. Signed copies of unsigned files go below ``folder``.
+
+    Blocks on files. Raises Problem for the first image that cannot be used, with its place in the manifest.
+    """
+    prepared = []
+    for application in applications:
+        for component in application.capabilities:
+            _check_provider(application, component)
+        actors = tuple(_prepare(application, component, keyring, folder) for component in application.actors)
+        prepared.append(PreparedApplication(application, actors))
+    return tuple(prepared)
+
+
+def _check_provider(application: Application, component: CapabilityComponent) -> None:
+    try:
+        reference = parse(component.image, base=application.folder)
+        if isinstance(reference, BundledReference):
+            bundled.find(component.image)
+    except LatticeError as error:
+        raise _at(component.mark, error) from error
+
+
+def _prepare(application: Application, component: ActorComponent, keyring: Keyring, folder: Path) -> PreparedActor:
+    try:
+        place = parse(component.image, base=application.folder)
+    except LatticeError as error:
+        raise _at(component.mark, error) from error
+    if not isinstance(place, FileReference):
+        raise invalid(
+            f"{component.mark}: {component.image} is a provider, not an actor", "give the component type: capability"
+        )
+    path = Path(os.path.normpath(place.path))
+    data = _read(path, component.mark)
+    try:
+        claims = read_actor(data)
+        check_times(claims, time.time())
+    except ClaimsError as error:
+        if error.problem is ClaimsProblem.UNSIGNED:
+            return _signed(application, component, (path, data), keyring, folder)
+        problem = from_error(error)
+        hint = problem.hint if problem is not None else ""
+        raise Problem(f"{path}: {error}", exit_code=exit_codes.for_artifact(error.problem), hint=hint) from error
+    return PreparedActor(component, path, f"file://{path}", claims, signed_here=False)
+
+
+def _read(path: Path, mark: Mark) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise invalid(f"{mark}: there is no file {path}", "paths count from the folder of the manifest") from None
+    except OSError as error:
+        raise invalid(f"{mark}: {path} cannot be read: {(error.strerror or str(error)).lower()}", "check it") from error
+
+
+def _signed(
+    application: Application, component: ActorComponent, file: tuple[Path, bytes], keyring: Keyring, folder: Path
+) -> PreparedActor:
+    """A signed copy of an unsigned file, with the rights that its manifest implies."""
+    path, data = file
+    contracts = {application.capability(link.target).contract for link in component.links}
+    try:
+        signed = sign_actor(
+            data,
+            account=keyring.account(),
+            module=keyring.module(path),
+            name=component.name,
+            capabilities=(*sorted(contracts), *BUILTIN_CONTRACTS),
+            version=application.version,
+        )
+    except ClaimsError as error:
+        raise invalid(f"{path}: {error}", "name a WebAssembly file") from error
+    place = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    copy = folder / place / f"{path.stem}_s.wasm"
+    make_private_folder(copy.parent)
+    draft = copy.with_suffix(".new")
+    draft.write_bytes(signed)
+    draft.replace(copy)
+    return PreparedActor(component, path, f"file://{copy}", read_actor(signed), signed_here=True)
+
+
+def _at(mark: Mark, error: LatticeError) -> Problem:
+    """The error with its place in the manifest; whatever its kind, the input is what is wrong."""
+    return invalid(f"{mark}: {error}")

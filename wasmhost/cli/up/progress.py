@@ -1,0 +1,105 @@
+"""What ``wasmhost up`` prints while it works: its own steps, and the lines that guests, providers and the host log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from wasmhost import logs
+from wasmhost.cli.output import Output, printable
+
+_ALWAYS_THERE = {"event", "level", "timestamp", "logger", "text", "exception"}
+
+
+class Progress:
+    """Prints steps, and log lines in the same style."""
+
+    def __init__(self, output: Output, *, verbose: bool = False) -> None:
+        """``verbose``: show the host's own informative events too, not only what an operator may act on."""
+        self._output = output
+        self._verbose = verbose
+        self._began = time.monotonic()
+        self._anonymous_said = False
+        self.names: dict[str, str] = {}
+        """Key -> name, for lines about actors and providers."""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self._began
+
+    def step(self, text: str) -> None:
+        """Tell of something that happened."""
+        self._output.say(printable(text))
+
+    def detail(self, text: str) -> None:
+        """The same, below the step before."""
+        self._output.say(f"  {printable(text)}")
+
+    def take_logs(self, level: str) -> None:
+        """Send what this process logs through here from now on."""
+        logs.configure(level, structured=self._output.json)
+        if self._output.json:
+            return
+        structlog.configure(
+            processors=[
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.add_log_level,
+                structlog.processors.format_exc_info,
+                logs.clean,
+                self._render,
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+            cache_logger_on_first_use=False,
+        )
+
+    def _render(self, _: WrappedLogger, __: str, event: EventDict) -> str:
+        name, level = str(event.get("event", "")), str(event.get("level", "info"))
+        if name == "guest.log":
+            actor = str(event.get("actor", ""))
+            return self._line(self.names.get(actor, actor[:12]), level, str(event.get("text", "")), {})
+        if name == "provider.log":
+            return self._line(str(event.get("provider", "provider")), level, *_provider_line(event))
+        if level in ("debug", "info") and not self._verbose:
+            raise structlog.DropEvent
+        if name == "nats.anonymous":
+            if self._anonymous_said:
+                raise structlog.DropEvent
+            self._anonymous_said = True
+        return self._line("host", level, name, _fields(event))
+
+    def _line(self, who: str, level: str, text: str, fields: Mapping[str, Any]) -> str:
+        parts = [f"{who:>12} |"]
+        if level not in ("info", "debug"):
+            parts.append(f"{level}:")
+        parts.append(text)
+        parts += [f"{name}={self._value(value)}" for name, value in fields.items()]
+        return " ".join(parts)
+
+    def _value(self, value: object) -> str:
+        text = str(value)
+        if text in self.names:
+            return self.names[text]
+        return f"'{text}'" if " " in text or not text else text
+
+
+def _fields(event: EventDict) -> dict[str, Any]:
+    fields = {key: value for key, value in event.items() if key not in _ALWAYS_THERE}
+    if "exception" in event:
+        fields["exception"] = f"\n{event['exception']}"
+    return fields
+
+
+_SAID_BY_THE_LINE = {"provider", "provider_id", "link_name", "host_id", "pid"}
+
+
+def _provider_line(event: EventDict) -> tuple[str, dict[str, Any]]:
+    fields = {key: value for key, value in _fields(event).items() if key not in _SAID_BY_THE_LINE}
+    return str(event.get("text", "")), fields
