@@ -38,6 +38,8 @@ class LatticeError(Exception):
     """Base of everything that this project raises on purpose. ``str(error)`` is one sentence for a user."""
 
     code: Code = Code.INTERNAL
+    invocation_id: str = ""
+    """The call that failed, where one was sent; log lines of both ends name it."""
 
     def __init__(self, message: str, *, code: Code | None = None) -> None:
         super().__init__(message)

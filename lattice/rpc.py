@@ -38,8 +38,9 @@ class RpcClient:
         """Sign, send and await the answer, at most ``timeout`` seconds; never repeated.
 
         Raises Unreachable (NO_RESPONDERS, TIMED_OUT or DISCONNECTED), Overloaded, RemoteError with the text and code of
-        the answer, TooLarge, MalformedMessage when the answer is not one, and NotAuthorized when the NATS server does
-        not permit the subject. Cancelling it does not stop the target.
+        the answer, TooLarge for the argument, MalformedMessage when the answer is not one, and NotAuthorized when the
+        NATS server does not permit the subject; ``invocation_id`` of the error names the call. Cancelling it does not
+        stop the target.
         """
         if len(msg) > MAX_MSG:
             raise TooLarge(
@@ -53,23 +54,31 @@ class RpcClient:
         if milliseconds <= 0:
             raise Unreachable(f"no time left to call {operation} on {subject}", code=Code.TIMED_OUT)
         invocation = self._signer.sign(origin=origin, target=target, operation=operation, msg=msg)
-        reply = await self._transport.request(
-            subject, invocation.encode(), timeout=timeout, headers={DEADLINE_HEADER: str(milliseconds)}
+        try:
+            reply = await self._transport.request(
+                subject, invocation.encode(), timeout=timeout, headers={DEADLINE_HEADER: str(milliseconds)}
+            )
+            return _answer(InvocationResponse.decode(reply.payload), invocation.id, operation)
+        except LatticeError as error:
+            error.invocation_id = invocation.id
+            raise
+
+
+def _answer(response: InvocationResponse, invocation_id: str, operation: str) -> bytes:
+    if response.error is not None:
+        raise _remote_error(response)
+    # Some classic hosts leave the id out; a wrong one would hand one call's answer to another.
+    if response.invocation_id and response.invocation_id != invocation_id:
+        raise MalformedMessage(
+            f"invocation response: answers invocation {response.invocation_id[:80]}, not {invocation_id}"
         )
-        response = InvocationResponse.decode(reply.payload)
-        if response.error is not None:
-            raise _remote_error(response)
-        # Some classic hosts leave the id out; a wrong one would hand one call's answer to another.
-        if response.invocation_id and response.invocation_id != invocation.id:
-            raise MalformedMessage(
-                f"invocation response: answers invocation {response.invocation_id[:80]}, not {invocation.id}"
-            )
-        if response.content_length is not None and response.content_length > len(response.msg):
-            raise TooLarge(
-                f"the answer to {operation} has {response.content_length} bytes and waits in the object store, "
-                "which is not supported yet"
-            )
-        return response.msg
+    if response.content_length is not None and response.content_length > len(response.msg):
+        raise RemoteError(
+            f"the answer to {operation} has {response.content_length} bytes and waits in the object store, "
+            "which is not supported yet",
+            code=Code.TOO_LARGE,
+        )
+    return response.msg
 
 
 def _remote_error(response: InvocationResponse) -> LatticeError:
