@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -310,36 +310,42 @@ async def _hosts_of(
 
 
 async def _stop_on(session: Session, actor: Candidate, host_id: str) -> Placed:
-    patience = session.patience(STOP_TIMEOUT)
+    await stop_and_wait(session, host_id, actor.key)
+    left = await _placed(session, actor.key, host_id)
+    return replace(left, name=left.name or actor.name)
 
-    def event(event: Event) -> bool | None:
-        ours = event.source == host_id and event.data.get("public_key") == actor.key
-        return True if ours and event.name == "actors_stopped" and event.data.get("remaining") == 0 else None
+
+def _matching(actor: ActorDescription, annotations: Mapping[str, str]) -> int:
+    """How many instances carry at least these annotations."""
+    return sum(annotations.items() <= instance.annotations.items() for instance in actor.instances)
+
+
+async def stop_and_wait(
+    session: Session, host_id: str, actor_id: str, *, annotations: Mapping[str, str] | None = None
+) -> None:
+    """Stop the instances with these annotations (default: all) and wait until they are gone. Raises Problem."""
+    patience = session.patience(STOP_TIMEOUT)
+    wanted = annotations or {}
+
+    async def left() -> int:
+        inventory = await session.client.inventory(host_id)
+        return sum(_matching(actor, wanted) for actor in inventory.actors if actor.id == actor_id)
 
     async def state() -> bool | None:
-        inventory = await session.client.inventory(host_id)
-        return None if any(running.id == actor.key for running in inventory.actors) else True
+        return True if await left() == 0 else None
 
     async with session.watch() as watch:
         try:
-            await session.client.stop_actor(host_id, actor.key, 0)
+            await session.client.stop_actor(host_id, actor_id, 0, wanted)
         except LatticeError as error:
             raise refused(error) from error
         try:
-            await watch.until(patience, event=event, state=state)
+            await watch.until(patience, event=lambda event: None, state=state)
         except TimeoutError:
-            left = await _placed(session, actor.key, host_id)
             raise timed_out(
-                f"{left.name or actor.key} still has {left.instances} instances on {left.host_name} "
-                f"after {patience:g} s",
-                "calls in flight are finished first: look at `wasmhost get actors`, or allow more with --timeout",
+                f"{actor_id} still has {await left()} instances {patience:g} s after it was told to stop",
+                f"calls in flight are finished first: look at `{LOOK}`, or allow more with --timeout",
             ) from None
-    placed = await _placed(session, actor.key, host_id)
-    return (
-        placed
-        if placed.name
-        else Placed(actor.key, actor.name, host_id, placed.host_name, next(iter(actor.references), ""), 0)
-    )
 
 
 @click.command("actor", short_help="change how many instances of an actor run")
@@ -356,24 +362,47 @@ def scale_actor(app: App, actor: str, count: int, host_text: str | None) -> None
         host_ids = await _hosts_of(session, meant.key, inventories, host_text)
         if len(host_ids) > 1:
             raise invalid(f"{meant.describe()} runs on {len(host_ids)} hosts", "choose one with --host")
-        return await _scale_on(session, meant, host_ids[0], count, inventories)
+        reference, annotations = _one_set(meant, host_ids[0], inventories)
+        placed = await scale_and_wait(
+            session, host_ids[0], reference, actor_id=meant.key, count=count, annotations=annotations
+        )
+        return replace(placed, name=placed.name or meant.name, image_ref=reference)
 
     app.run(work).show(app.output, "scaled")
 
 
-async def _scale_on(
-    session: Session, actor: Candidate, host_id: str, count: int, inventories: Sequence[Inventory]
-) -> Placed:
-    patience = session.patience(START_TIMEOUT)
+def _one_set(actor: Candidate, host_id: str, inventories: Sequence[Inventory]) -> tuple[str, dict[str, str]]:
+    """Image reference and annotations under which an actor runs on a host. Raises Problem when there are several."""
     running = next(a for i in inventories if i.host_id == host_id for a in i.actors if a.id == actor.key)
-    reference = running.image_ref or ""
     sets = {tuple(sorted(instance.annotations.items())) for instance in running.instances}
     if len(sets) > 1:
         raise invalid(
             f"{actor.describe()} was started {len(sets)} times with different annotations on this host",
             "stop it with `wasmhost stop actor` and start it once",
         )
-    annotations = dict(next(iter(sets), ()))
+    return running.image_ref or "", dict(next(iter(sets), ()))
+
+
+async def scale_and_wait(
+    session: Session,
+    host_id: str,
+    reference: str,
+    *,
+    actor_id: str,
+    count: int,
+    annotations: Mapping[str, str],
+) -> Placed:
+    """Have ``count`` instances with exactly these annotations; wait until it is so. Raises Problem."""
+    patience = session.patience(START_TIMEOUT)
+
+    async def running() -> int:
+        inventory = await session.client.inventory(host_id)
+        return sum(
+            dict(instance.annotations) == dict(annotations)
+            for actor in inventory.actors
+            if actor.id == actor_id
+            for instance in actor.instances
+        )
 
     def event(event: Event) -> bool | None:
         if (problem := start_failure(event, reference, host_id)) is not None:
@@ -381,25 +410,20 @@ async def _scale_on(
         return None
 
     async def state() -> bool | None:
-        return True if (await _placed(session, actor.key, host_id)).instances == count else None
+        return True if await running() == count else None
 
     async with session.watch() as watch:
         try:
             await session.client.scale_actor(
-                host_id, reference, actor_id=actor.key, count=count, annotations=annotations
+                host_id, reference, actor_id=actor_id, count=count, annotations=annotations
             )
         except LatticeError as error:
             raise refused(error) from error
         try:
             await watch.until(patience, event=event, state=state)
         except TimeoutError:
-            left = await _placed(session, actor.key, host_id)
             raise timed_out(
-                f"{left.name or actor.key} has {left.instances} instances on {left.host_name} after {patience:g} s, "
-                f"not {count}",
-                "look at `wasmhost get actors`, or allow more with --timeout",
+                f"{reference} has {await running()} instances after {patience:g} s, not {count}",
+                f"look at `{LOOK}` and at the host's log, or allow more with --timeout",
             ) from None
-    placed = await _placed(session, actor.key, host_id)
-    return Placed(
-        actor.key, placed.name or actor.name, host_id, placed.host_name, placed.image_ref or reference, placed.instances
-    )
+    return await _placed(session, actor_id, host_id)

@@ -11,7 +11,6 @@ import click
 from lattice import bundled
 from lattice.control import Inventory
 from lattice.errors import Code, LatticeError
-from lattice.events import Event
 from lattice.keys import Role, is_key
 from lattice.links import LinkDefinition
 from wasmhost.cli import actors, identify, providers
@@ -190,18 +189,21 @@ def put(app: App, actor: str, provider: str, rest: tuple[str, ...], link_name: s
 
 async def put_and_wait(session: Session, link: LinkDefinition) -> LinkState | None:
     """Put a link and wait until its provider took it; None when no such provider runs. Raises Problem."""
+    try:
+        await session.client.put_link(link)
+    except LatticeError as error:
+        raise refused(error) from error
+    return await wait_ready(session, link)
+
+
+async def wait_ready(session: Session, link: LinkDefinition) -> LinkState | None:
+    """Wait until the provider of a link took it; None when no such provider runs. Raises Problem."""
     patience = session.patience(READY_TIMEOUT)
     last: LinkState | None = None
 
-    def event(event: Event) -> tuple[LinkState | None] | None:
-        return None
-
     async def state() -> tuple[LinkState | None] | None:
         nonlocal last
-        if not any(
-            found.key == link.key and dict(found.values) == dict(link.values) and found.provider_id == link.provider_id
-            for found in await session.client.links()
-        ):
+        if link not in await session.client.links():
             return None
         inventories = await session.inventories()
         last = link_state(link, inventories)
@@ -209,17 +211,13 @@ async def put_and_wait(session: Session, link: LinkDefinition) -> LinkState | No
             raise link_failure(link, last.reason, last.code)
         if last is None or last.state == "ready":
             return (last,)
-        running = [providers.find_on(i, link.provider_id, link.link_name) for i in inventories]
+        running = [providers.find_on(inventory, link.provider_id, link.link_name) for inventory in inventories]
         says_nothing = all(provider is None or not provider.state for provider in running)
         return (last,) if says_nothing else None
 
     async with session.watch() as watch:
         try:
-            await session.client.put_link(link)
-        except LatticeError as error:
-            raise refused(error) from error
-        try:
-            return (await watch.until(patience, event=event, state=state))[0]
+            return (await watch.until(patience, event=lambda event: None, state=state))[0]
         except TimeoutError:
             known = f"it is {last.state}" if last and last.state else "nobody says how it is"
             raise timed_out(

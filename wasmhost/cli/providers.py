@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from lattice.errors import LatticeError
 from lattice.events import Event
 from wasmhost.cli import actors, identify
 from wasmhost.cli.app import App, lattice_options, pass_app
-from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import Column, Output, Row
 from wasmhost.cli.problems import Problem, not_found, timed_out
@@ -154,7 +153,13 @@ def start_provider(
 
 
 async def start_and_wait(
-    session: Session, host_id: str, reference: str, *, link_name: str, configuration: str | None
+    session: Session,
+    host_id: str,
+    reference: str,
+    *,
+    link_name: str,
+    configuration: str | None = None,
+    annotations: Mapping[str, str] | None = None,
 ) -> tuple[Inventory, ProviderDescription]:
     """Start a provider and wait until it is up. Raises Problem with the reason when it is not."""
     patience = session.patience(START_TIMEOUT)
@@ -235,7 +240,7 @@ def stop_provider(app: App, provider: str, link_name: str | None, host_text: str
         if not running:
             raise not_found(f"{meant.describe()} does not run with that link name or on that host", f"see `{LOOK}`")
         for inventory, p in running:
-            await stop_and_wait(session, inventory.host_id, p)
+            await stop_and_wait(session, inventory.host_id, p.id, link_name=p.link_name, contract_id=p.contract_id)
         return running
 
     stopped = app.run(work)
@@ -253,27 +258,23 @@ def stop_provider(app: App, provider: str, link_name: str | None, host_text: str
         app.output.text(f"stopped {p.name or p.id} ({p.id}, link name {p.link_name}) on {inventory.friendly_name}")
 
 
-async def stop_and_wait(session: Session, host_id: str, provider: ProviderDescription) -> None:
+async def stop_and_wait(session: Session, host_id: str, provider_id: str, *, link_name: str, contract_id: str) -> None:
     """Stop one provider on one host and wait until it is gone. Raises Problem."""
     patience = session.patience(STOP_TIMEOUT)
 
     async def state() -> bool | None:
-        inventory = await session.client.inventory(host_id)
-        return True if find_on(inventory, provider.id, provider.link_name) is None else None
+        # The event is sent before the inventory forgets it; a command that follows asks the inventory.
+        return True if find_on(await session.client.inventory(host_id), provider_id, link_name) is None else None
 
     async with session.watch() as watch:
         try:
-            await session.client.stop_provider(
-                host_id, provider.id, link_name=provider.link_name, contract_id=provider.contract_id
-            )
+            await session.client.stop_provider(host_id, provider_id, link_name=link_name, contract_id=contract_id)
         except LatticeError as error:
             raise refused(error) from error
         try:
-            # The event is sent before the inventory forgets it; a command that follows asks the inventory.
             await watch.until(patience, event=lambda event: None, state=state)
         except TimeoutError:
-            raise Problem(
-                f"{provider.name or provider.id} still runs {patience:g} s after it was told to stop",
-                exit_code=ExitCode.TIMED_OUT,
-                hint=f"look at `{LOOK}`, or allow more with --timeout",
+            raise timed_out(
+                f"{provider_id} still runs {patience:g} s after it was told to stop",
+                f"look at `{LOOK}`, or allow more with --timeout",
             ) from None

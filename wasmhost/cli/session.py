@@ -139,16 +139,16 @@ class Watch:
         event: Callable[[Event], T | None],
         state: Callable[[], Awaitable[T | None]],
     ) -> T:
-        """The first result of ``event``, asked for each event, or of ``state``, asked now and then.
+        """The first result of ``event``, asked for each event, or of ``state``, asked after each and now and then.
 
         Either may raise Problem. Raises TimeoutError after ``timeout`` seconds.
         """
         async with asyncio.timeout(timeout):
             while True:
-                if (found := await self._next()) is not None:
-                    if (result := event(found)) is not None:
-                        return result
-                elif (result := await state()) is not None:
+                if (result := await state()) is not None:
+                    return result
+                found = await self._next()
+                if found is not None and (result := event(found)) is not None:
                     return result
 
     async def _next(self) -> Event | None:

@@ -79,10 +79,11 @@ class Address:
 
     async def wait_answers(self, timeout: float) -> bool:
         """Ask until it answers, ``timeout`` seconds at most; False when it never did."""
-        deadline = asyncio.get_running_loop().time() + timeout
-        while not (found := await self.answers()) and asyncio.get_running_loop().time() < deadline:
+        for _ in range(max(1, int(timeout / PROBE_INTERVAL))):
+            if await self.answers():
+                return True
             await asyncio.sleep(PROBE_INTERVAL)
-        return found
+        return False
 
 
 def addresses(links: Iterable[LinkDefinition]) -> list[Address]:

@@ -25,7 +25,7 @@ from wasmhost.cli.up.deploy import Deployment
 from wasmhost.cli.up.history import History
 from wasmhost.cli.up.images import PreparedApplication, prepare
 from wasmhost.cli.up.progress import Progress
-from wasmhost.config import HostConfig
+from wasmhost.config import HostConfig, NatsEndpoint
 from wasmhost.context import Context, UpRecord
 from wasmhost.host import Host
 from wasmhost.nats_server import NatsServer
@@ -141,25 +141,21 @@ class _Up:
         config = self._config
         accounts: set[str] = set()
         for application in applications:
+            for component, key in application.names():
+                self._progress.names[key] = component
             for actor in application.actors:
-                self._progress.names[actor.claims.subject] = actor.component.name
                 account = actor.claims.issuer
                 if actor.signed_here:
                     self._progress.step(f"Signed {_shown(actor.path)} with your development key ({account[:12]}…).")
                 elif account not in accounts | config.trusted_issuers:
-                    self._progress.step(
-                        f"Trusting account {account[:12]}… for this run: it signed {_shown(actor.path)}."
-                    )
+                    self._progress.step(f"Trusting account {account[:12]}… for now: it signed {_shown(actor.path)}.")
                 accounts.add(account)
         accounts.add(Keyring(config.paths).account().public)
-        endpoint = replace(config.control, url=url)
-        return replace(
-            config,
-            trusted_issuers=config.trusted_issuers | accounts,
-            **(
-                {} if self._plan.nats_url is not None else {"rpc": endpoint, "control": endpoint, "providers": endpoint}
-            ),
-        )
+        config = replace(config, trusted_issuers=config.trusted_issuers | accounts)
+        if self._plan.nats_url is not None:
+            return config
+        own = NatsEndpoint(url=url)  # credentials of the environment are for another server
+        return replace(config, rpc=own, control=own, providers=own)
 
     def _announce(self, parts: AsyncExitStack, host: Host, url: str) -> None:
         """Say that the host is there, here and to the other commands."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from lattice.claims import ActorClaims, ClaimsError, check_times, read_actor, si
 from lattice.claims import Problem as ClaimsProblem
 from lattice.errors import LatticeError
 from wasmhost.apps.application import ActorComponent, Application, CapabilityComponent, Mark
+from wasmhost.apps.planner import Image
 from wasmhost.cli import exit_codes
 from wasmhost.cli.problems import Problem, from_error, invalid
 from wasmhost.images.reference import BundledReference, FileReference, parse
@@ -41,14 +42,25 @@ class PreparedApplication:
 
     application: Application
     actors: tuple[PreparedActor, ...]
+    providers: Mapping[str, Image]
+    """By component name."""
 
-    @property
-    def providers(self) -> tuple[CapabilityComponent, ...]:
-        return self.application.capabilities
+    def names(self) -> Iterator[tuple[str, str]]:
+        """Component name and public key of everything in it."""
+        for name, image in self.providers.items():
+            yield name, image.public_key
+        for actor in self.actors:
+            yield actor.component.name, actor.claims.subject
 
-    def accounts(self) -> frozenset[str]:
-        """The accounts that signed its actors."""
-        return frozenset(actor.claims.issuer for actor in self.actors)
+
+def images_of(applications: Iterable[PreparedApplication]) -> dict[tuple[str, str], Image]:
+    """All images, as the planner wants them: by application and component name."""
+    found: dict[tuple[str, str], Image] = {}
+    for prepared in applications:
+        name = prepared.application.name
+        found |= {(name, component): image for component, image in prepared.providers.items()}
+        found |= {(name, a.component.name): Image(a.reference, a.claims.subject) for a in prepared.actors}
+    return found
 
 
 def prepare(applications: Sequence[Application], *, keyring: Keyring, folder: Path) -> tuple[PreparedApplication, ...]:
@@ -58,20 +70,29 @@ def prepare(applications: Sequence[Application], *, keyring: Keyring, folder: Pa
     """
     prepared = []
     for application in applications:
-        for component in application.capabilities:
-            _check_provider(application, component)
+        providers = {c.name: _prepare_provider(application, c) for c in application.capabilities}
         actors = tuple(_prepare(application, component, keyring, folder) for component in application.actors)
-        prepared.append(PreparedApplication(application, actors))
+        prepared.append(PreparedApplication(application, actors, providers))
     return tuple(prepared)
 
 
-def _check_provider(application: Application, component: CapabilityComponent) -> None:
+def _prepare_provider(application: Application, component: CapabilityComponent) -> Image:
     try:
         reference = parse(component.image, base=application.folder)
-        if isinstance(reference, BundledReference):
-            bundled.find(component.image)
+        if not isinstance(reference, BundledReference):
+            raise invalid(
+                f"{component.mark}: {component.image} is a file; provider archives are not supported yet",
+                "use a bundled provider, such as bundled:httpserver",
+            )
+        known = bundled.find(component.image)
     except LatticeError as error:
         raise _at(component.mark, error) from error
+    if known.contract_id != component.contract:
+        raise invalid(
+            f"{component.mark}: {component.image} offers {known.contract_id}, not {component.contract}",
+            f"write contract: {known.contract_id}",
+        )
+    return Image(component.image, known.public_key)
 
 
 def _prepare(application: Application, component: ActorComponent, keyring: Keyring, folder: Path) -> PreparedActor:
