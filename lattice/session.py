@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -189,6 +190,16 @@ class Connection:
     @property
     def requests_waiting(self) -> int:
         return len(self._waiters)
+
+    def new_inbox(self) -> str:
+        """A subject that nobody can guess, for replies to a subscription of one's own."""
+        return f"{self._inbox}s.{secrets.token_hex(8)}"
+
+    async def wait_connected(self, *, pause: float = 0.0) -> None:
+        """Return when there is a server, at the earliest after ``pause`` seconds. Raises Unreachable when closed."""
+        await asyncio.sleep(pause)
+        await self._connected.wait()
+        self._check_open("waiting for a server")
 
     def on_state(self, callback: Callable[[State], None]) -> Callable[[], None]:
         """Call ``callback(state)`` on the loop at each change from now on; returns a function that ends that."""

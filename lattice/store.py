@@ -1,0 +1,335 @@
+"""Buckets of keys and values in JetStream, compatible with every NATS client's key-value store.
+
+A bucket ``B`` is the stream ``KV_B`` on the subjects ``$KV.B.>``; a key's last message is its value, and its sequence
+number in the stream its revision. The requests go over the connection's own request path, so that a lost server fails
+them at once and those of one loop tick leave together. Source of the formats: NATS ADR-8 (key-value) and the JetStream
+API reference; ``tests/lattice/test_store.py`` checks them against nats-py's implementation.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from lattice import headers as header_block
+from lattice.connection import Connection
+from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, Unreachable
+from lattice.feed import DELETED, Feed, Stale, is_deletion
+from lattice.transport import Headers
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT: Final = 5.0
+"""Seconds for one operation."""
+
+_KEY = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
+_NAME = re.compile(r"[a-zA-Z0-9_-]+")
+
+_EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+_WRONG_SEQUENCE: Final = (10071, 10164)
+_NAME_IN_USE: Final = 10058
+_NO_STREAM: Final = 10059
+_NOT_ENABLED: Final = (10039, 10076)
+
+
+class StoreUnavailable(LatticeError):
+    """JetStream is off, or it refuses to keep something; ``str()`` says why."""
+
+    code = Code.UNSUPPORTED
+
+
+class Conflict(LatticeError):
+    """The key is not at the revision that the change expects; read it again."""
+
+    code = Code.CONFLICT
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key's value and the revision at which it was written."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key was written, or (``value`` None) deleted, at ``revision``."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+async def open_bucket(
+    connection: Connection,
+    name: str,
+    *,
+    history: int = 1,
+    storage: str = "file",
+    create: bool = True,
+    domain: str = "",
+) -> Bucket:
+    """The bucket ``name``; one that exists is taken as it is, a missing one is made unless ``create`` is False.
+
+    ``history`` is how many values per key the server keeps (1 to 64), ``storage`` ``file`` or ``memory``, ``domain``
+    the JetStream domain. Raises StoreUnavailable when JetStream is off or refuses, LatticeError with code NOT_FOUND
+    when the bucket is missing, Unreachable and NotAuthorized.
+    """
+    if not _NAME.fullmatch(name):
+        raise MalformedMessage(f"bucket {name[:80]!r}: only letters, digits, '_' and '-'")
+    config = {
+        "name": f"KV_{name}",
+        "subjects": [f"$KV.{name}.>"],
+        "retention": "limits",
+        "max_msgs_per_subject": history,
+        "storage": storage,
+        "discard": "new",
+        "num_replicas": 1,
+        "duplicate_window": 120_000_000_000,
+        "deny_delete": True,
+        "allow_rollup_hdrs": True,
+        "allow_direct": True,
+    }
+    bucket = Bucket(connection, name, config=config if create else None, domain=domain)
+    await bucket.ensure()
+    return bucket
+
+
+class Bucket:
+    """One bucket. Operations are not repeated: after a time-out or a lost connection a change may be stored or not."""
+
+    def __init__(self, connection: Connection, name: str, *, config: Mapping[str, Any] | None, domain: str) -> None:
+        self.name = name
+        self._connection = connection
+        self._config = config
+        self._stream = f"KV_{name}"
+        self._api = f"$JS.{domain}.API" if domain else "$JS.API"
+        self._prefix = f"$KV.{name}."
+        self._put_prefix = f"{self._api}.{self._prefix}" if domain else self._prefix
+        self._direct = True
+
+    async def get(self, key: str) -> Entry | None:
+        """The value of ``key``; None when it was never written or is deleted."""
+        headers, value, revision = await self._last(key)
+        return None if revision == 0 or is_deletion(headers) else Entry(key, value, revision)
+
+    async def put(self, key: str, value: bytes) -> int:
+        """Write and return the revision."""
+        return await self._write(key, value, None)
+
+    async def create(self, key: str, value: bytes) -> int:
+        """Write if the key has no value, and return the revision. Raises Conflict."""
+        try:
+            return await self.update(key, value, 0)
+        except Conflict:
+            headers, _, revision = await self._last(key)
+            if not is_deletion(headers):
+                raise
+            return await self.update(key, value, revision)
+
+    async def update(self, key: str, value: bytes, revision: int) -> int:
+        """Write if the key is still at ``revision``, and return the new one. Raises Conflict."""
+        return await self._write(key, value, {_EXPECTED: str(revision)})
+
+    async def delete(self, key: str, *, revision: int | None = None) -> int:
+        """Mark as deleted and return the revision of the mark. Raises Conflict when not at ``revision``, if given."""
+        headers = dict(DELETED)
+        if revision is not None:
+            headers[_EXPECTED] = str(revision)
+        return await self._write(key, b"", headers)
+
+    async def purge(self, key: str) -> int:
+        """As :meth:`delete`, and forget the key's earlier values."""
+        return await self._write(key, b"", {"KV-Operation": "PURGE", "Nats-Rollup": "sub"})
+
+    async def keys(self, prefix: str = "") -> list[str]:
+        """The keys that have a value and begin with ``prefix``, in the order of their last change."""
+        found: list[str] = []
+        async with self._feed(headers_only=True) as feed:
+            async for change in feed.initial():
+                if not change.deleted and change.key.startswith(prefix):
+                    found.append(change.key)
+        return found
+
+    async def watch(self) -> AsyncIterator[Change | None]:
+        """All present keys, then None once, then the changes as they happen; without end. Raises NotAuthorized.
+
+        A value that is overwritten before the server has sent it is left out where the bucket keeps no history; the
+        last value of a key always comes. Revisions only rise, except when the bucket was lost and made anew.
+
+        After a lost connection the bucket is read again, and what differs from what was yielded before is yielded: a
+        key that changed several times meanwhile shows its last value, a key that vanished shows as deleted. Ending the
+        iteration early needs no more than cancelling the task or ``aclose()``.
+        """
+        known: dict[str, int] = {}
+        told = False
+        while True:
+            seen: set[str] = set()
+            try:
+                async with self._feed() as feed:
+                    async for item in feed.initial():
+                        seen.add(item.key)
+                        if known.get(item.key, 0) != item.revision:
+                            was_known = item.key in known
+                            _note(known, item.key, item.revision, deleted=item.deleted)
+                            if was_known or not item.deleted:
+                                yield Change(item.key, None if item.deleted else item.value, item.revision)
+                    for key in [key for key in known if key not in seen]:
+                        # Vanished without a mark: the stream was purged or made anew.
+                        yield Change(key, None, known.pop(key) + 1)
+                    if not told:
+                        told = True
+                        yield None
+                    async for item in feed.following():
+                        _note(known, item.key, item.revision, deleted=item.deleted)
+                        yield Change(item.key, None if item.deleted else item.value, item.revision)
+            except Stale as error:
+                log.info("store.read_again", bucket=self.name, reason=str(error))
+                await self._connection.wait_connected(pause=0.05)
+            except NotAuthorized:
+                raise
+            except LatticeError as error:
+                log.warning("store.watch_failed", bucket=self.name, reason=str(error))
+                await self._connection.wait_connected(pause=1.0)
+                await self._ensure_quietly()
+
+    async def ensure(self) -> None:
+        """Find the stream, or make it. Raises as :func:`open_bucket` does."""
+        try:
+            info = await self._ask(f"STREAM.INFO.{self._stream}")
+        except LatticeError as error:
+            if error.code is not Code.NOT_FOUND or self._config is None:
+                raise
+            info = await self._make(self._config)
+        config = info.get("config")
+        self._direct = isinstance(config, dict) and bool(config.get("allow_direct"))
+
+    async def _make(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            return await self._ask(f"STREAM.CREATE.{self._stream}", config)
+        except Conflict:
+            # Somebody else has just made it, with other settings.
+            return await self._ask(f"STREAM.INFO.{self._stream}")
+
+    async def _ensure_quietly(self) -> None:
+        try:
+            await self.ensure()
+        except LatticeError as error:
+            log.debug("store.ensure_failed", bucket=self.name, reason=str(error))
+
+    def _feed(self, *, headers_only: bool = False) -> Feed:
+        return Feed(self._connection, self._ask, self._api, self._stream, self._prefix, headers_only=headers_only)
+
+    async def _last(self, key: str) -> tuple[Headers, bytes, int]:
+        """Headers, value and revision of the key's last message; revision 0 when there is none."""
+        subject = self._prefix + _checked(key)
+        if not self._direct:
+            return await self._last_from_leader(subject)
+        headers, value = await self._request_bucket(f"{self._api}.DIRECT.GET.{self._stream}.{subject}", b"", None)
+        headers = headers or {}
+        if headers.get(header_block.STATUS) == "404":
+            return None, b"", 0
+        try:
+            return headers, value, int(headers["Nats-Sequence"])
+        except (KeyError, ValueError):
+            raise self._strange(f"get of {key}") from None
+
+    async def _last_from_leader(self, subject: str) -> tuple[Headers, bytes, int]:
+        try:
+            answer = await self._ask(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject})
+        except LatticeError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            return None, b"", 0
+        try:
+            message = answer["message"]
+            block = base64.b64decode(message.get("hdrs", ""))
+            return (
+                header_block.parse(block) if block else None,
+                base64.b64decode(message.get("data", "")),
+                int(message["seq"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise self._strange("get") from None
+
+    async def _write(self, key: str, value: bytes, headers: Headers) -> int:
+        subject = self._put_prefix + _checked(key)
+        _, payload = await self._request_bucket(subject, value, headers)
+        answer = self._parse(payload, f"key {key} of bucket {self.name}")
+        sequence = answer.get("seq")
+        if not isinstance(sequence, int):
+            raise self._strange(f"put of {key}")
+        return sequence
+
+    async def _ask(self, operation: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """A request to the JetStream API. Raises LatticeError with code NOT_FOUND, Conflict, StoreUnavailable."""
+        request = b"" if body is None else json.dumps(body).encode()
+        _, payload = await self._request(f"{self._api}.{operation}", request, None)
+        return self._parse(payload, f"bucket {self.name}")
+
+    async def _request_bucket(self, subject: str, payload: bytes, headers: Headers) -> tuple[Headers, bytes]:
+        try:
+            return await self._request(subject, payload, headers)
+        except StoreUnavailable:
+            # Nobody took it, so it can be sent again once the bucket is back: a server may have lost its storage.
+            await self.ensure()
+            return await self._request(subject, payload, headers)
+
+    async def _request(self, subject: str, payload: bytes, headers: Headers) -> tuple[Headers, bytes]:
+        try:
+            reply = await self._connection.request(subject, payload, timeout=TIMEOUT, headers=headers)
+        except Unreachable as error:
+            if error.code is not Code.NO_RESPONDERS:
+                raise
+            raise StoreUnavailable(
+                f"bucket {self.name}: JetStream is off on the NATS server at {self._connection.server}, "
+                "or the bucket was deleted; start the server with -js"
+            ) from error
+        return reply.headers, reply.payload
+
+    def _parse(self, payload: bytes, what: str) -> Mapping[str, Any]:
+        try:
+            answer = json.loads(payload)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise self._strange(what)
+        error = answer.get("error")
+        if isinstance(error, dict):
+            raise _refusal(what, error)
+        return answer
+
+    def _strange(self, what: str) -> MalformedMessage:
+        return MalformedMessage(f"bucket {self.name}: the answer to {what} is not JetStream's")
+
+
+def _note(known: dict[str, int], key: str, revision: int, *, deleted: bool) -> None:
+    if deleted:
+        known.pop(key, None)
+    else:
+        known[key] = revision
+
+
+def _checked(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise MalformedMessage(f"key {key[:80]!r}: only letters, digits and -/_= in tokens separated by single dots")
+    return key
+
+
+def _refusal(what: str, error: Mapping[str, Any]) -> LatticeError:
+    number, text = error.get("err_code"), str(error.get("description", "without a reason"))
+    if number in _WRONG_SEQUENCE or number == _NAME_IN_USE:
+        return Conflict(f"{what}: {text}")
+    if number == _NO_STREAM or error.get("code") == 404:
+        return LatticeError(f"{what}: {text}", code=Code.NOT_FOUND)
+    if number in _NOT_ENABLED:
+        return StoreUnavailable(f"{what}: {text}; enable JetStream for this account")
+    return StoreUnavailable(f"{what}: JetStream refused: {text}")
