@@ -101,6 +101,6 @@ class GuestFailed(LatticeError):
 
 
 class RemoteError(LatticeError):
-    """A peer answered with an error; the message is its text verbatim, ``code`` its code (``provider_error`` if none)."""
+    """A peer answered with an error: the message is its text verbatim, ``code`` its code (else ``provider_error``)."""
 
     code = Code.PROVIDER_ERROR

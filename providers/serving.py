@@ -237,6 +237,8 @@ class Service:
         else:
             state = "degraded"
         document["state"] = state
+        # Hosts that run the same provider each ask on the same subject, and each of its processes answers.
+        document["instance_id"] = self._host_data.instance_id
         document["links"] = {actor: status.to_dict() for actor, status in statuses.items()}
         return document
 

@@ -190,7 +190,7 @@ class Listener:
 
     def _failed(self, actor: str, error: LatticeError, method: str, connection: str) -> bytes:
         status, retry_after = mapping.failure_status(error)
-        invocation = getattr(error, "invocation_id", "")
+        invocation = error.invocation_id
         if (more := self._complaints.due()) is not None:
             log.warning(
                 "http.call_failed",

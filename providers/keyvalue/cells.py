@@ -12,12 +12,12 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import structlog
-from lattice.store import Bucket, Conflict
 
 from lattice.errors import Code, LatticeError
+from lattice.store import Bucket, Conflict
 from providers.keyvalue import keys
 from providers.keyvalue.values import Change, Stored, Value
 
@@ -140,4 +140,4 @@ def _fail(requests: list[_Request], error: Exception) -> None:
     for request in requests:
         if not request.answer.done():
             request.answer.set_exception(error)
-            cast(asyncio.Future[Any], request.answer).exception()  # nobody may be waiting any more
+            request.answer.exception()  # nobody may be waiting any more

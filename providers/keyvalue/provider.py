@@ -8,8 +8,6 @@ import time
 from functools import partial
 from typing import Final
 
-from lattice.store import open_bucket
-
 from lattice.contracts.keyvalue import (
     CONTAINS,
     DEL,
@@ -35,6 +33,7 @@ from lattice.contracts.keyvalue import (
 )
 from lattice.errors import Code
 from lattice.links import LinkDefinition
+from lattice.store import open_bucket
 from providers.keyvalue import values
 from providers.keyvalue.cells import Cells
 from providers.provider import Call, LinkFailed, Provider, operation
@@ -84,7 +83,9 @@ class KeyValue(Provider):
         async with self._opening:
             cells = self._buckets.get(name)
             if cells is None:
-                cells = self._buckets[name] = Cells(await open_bucket(self.connection, name))
+                cells = self._buckets[name] = Cells(
+                    await open_bucket(self.connection, name, domain=self.host_data.js_domain or "")
+                )
             return cells
 
     def _cells(self, call: Call) -> Cells:

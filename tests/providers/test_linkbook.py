@@ -47,7 +47,7 @@ class Switcher(Recorder):
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
@@ -176,9 +176,7 @@ async def test_closing_undoes_every_link_and_ends_every_retry() -> None:
     provider.broken = {"9"}
     book = LinkBook(provider, retry=(60, 60))
     book.put(link(n="1"))
-    other = LinkDefinition(
-        actor_id="M2", provider_id="V1", link_name="default", contract_id="a:b", values={"n": "9"}
-    )
+    other = LinkDefinition(actor_id="M2", provider_id="V1", link_name="default", contract_id="a:b", values={"n": "9"})
     book.put(other)
     await book.outcomes(5)
     async with asyncio.timeout(5):

@@ -19,7 +19,7 @@ from tests.support.nats import NatsServer
 from tests.support.providers import HostSide, ProviderProcess
 
 CONTRACT = "example:sample"
-SAMPLE = '''
+SAMPLE = """
 import asyncio
 from lattice.errors import Overloaded
 from providers.runtime import Call, LinkFailed, LinkDefinition, Provider, operation, run
@@ -59,7 +59,7 @@ class Sample(Provider):
 
 
 run(Sample)
-'''
+"""
 
 
 @pytest.fixture
@@ -97,19 +97,19 @@ async def test_a_call_reaches_its_handler_and_the_answer_comes_back(sample: Prov
 
 
 @pytest.mark.parametrize(
-    ("operation", "payload", "told", "code"),
+    ("call", "told", "code"),
     [
-        ("Sample.What", b"", "method not handled Sample.What", Code.UNSUPPORTED),
-        ("Sample.Bug", b"", "internal error", Code.INTERNAL),
-        ("Sample.Slow", wire.pack("x"), "Sample.Slow is text or bytes, not float", Code.MALFORMED),
-        ("Sample.Slow", b"\xc1\xc1", "not msgpack", Code.MALFORMED),
+        (("Sample.What", b""), "method not handled Sample.What", Code.UNSUPPORTED),
+        (("Sample.Bug", b""), "internal error", Code.INTERNAL),
+        (("Sample.Slow", wire.pack("x")), "Sample.Slow is text or bytes, not float", Code.MALFORMED),
+        (("Sample.Slow", b"\xc1\xc1"), "not msgpack", Code.MALFORMED),
     ],
 )
 async def test_what_goes_wrong_is_told_with_its_code(
-    sample: ProviderProcess, actor: str, operation: str, payload: bytes, told: str, code: Code
+    sample: ProviderProcess, actor: str, call: tuple[str, bytes], told: str, code: Code
 ) -> None:
     with pytest.raises(RemoteError, match=told) as caught:
-        await sample.call(actor, operation, payload, contract=CONTRACT)
+        await sample.call(actor, *call, contract=CONTRACT)
     assert caught.value.code == code
 
 
@@ -180,9 +180,7 @@ async def test_the_provider_calls_its_actor_with_a_key_of_its_own(host: HostSide
     assert seen == [(host.provider_issuer.public, key, host.host.public)]
 
 
-async def test_a_put_with_a_reply_subject_tells_how_it_ended(
-    host: HostSide, sample: ProviderProcess, key: str
-) -> None:
+async def test_a_put_with_a_reply_subject_tells_how_it_ended(host: HostSide, sample: ProviderProcess, key: str) -> None:
     actor = KeyPair.generate(Role.MODULE).public
     failed = await sample.put(host.link(actor, key, CONTRACT, reason="printer on fire"))
     assert failed == {"state": "failed", "reason": "printer on fire"}

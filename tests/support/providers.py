@@ -10,17 +10,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
-from lattice import subjects
+from lattice import subjects, wire
 from lattice.antiforgery import Signer
-from lattice.connection import ConnectOptions, Connection, connect
+from lattice.connection import Connection, ConnectOptions, connect
+from lattice.errors import Unreachable
 from lattice.hostdata import HostData
 from lattice.invocation import Entity, Invocation, InvocationResponse
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.rpc import RpcClient
-from lattice.transport import Headers
+from lattice.transport import Headers, Reply
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +38,6 @@ class HostSide:
         self.cluster = KeyPair.generate(Role.CLUSTER)
         self.provider_issuer = KeyPair.generate(Role.CLUSTER)
         self.signer = Signer(self.cluster, self.host.public)
-        self.rpc = RpcClient(connection, lattice, self.signer)
         self.processes: list[ProviderProcess] = []
 
     @classmethod
@@ -101,6 +99,40 @@ class HostSide:
         await self.connection.subscribe(subject, on_message, queue=subject)
         return key
 
+    async def held(self, actor: str | None = None) -> HeldActor:
+        """Serve calls of an actor that answers when the test says so."""
+        held = HeldActor(self.connection, actor or KeyPair.generate(Role.MODULE).public)
+        subject = subjects.actor_rpc(self.name, held.key)
+        await self.connection.subscribe(subject, held.on_message, queue=subject)
+        return held
+
+
+class HeldActor:
+    """A stand-in actor whose calls wait."""
+
+    def __init__(self, connection: Connection, key: str) -> None:
+        self._connection = connection
+        self._calls: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self.key = key
+
+    def on_message(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
+        self._calls.put_nowait((reply, Invocation.decode(payload).id))
+
+    async def next(self) -> Callable[[bytes], None]:
+        """Await a call; the function that answers it."""
+        async with asyncio.timeout(5):
+            reply, invocation = await self._calls.get()
+        return lambda msg: self._connection.publish(
+            reply, InvocationResponse(invocation_id=invocation, msg=msg).encode()
+        )
+
+
+def document(reply: Reply) -> dict[str, Any]:
+    """The MessagePack map in a reply."""
+    value = wire.unpack_value(reply.payload)
+    assert isinstance(value, dict)
+    return value
+
 
 class ProviderProcess:
     """One running provider."""
@@ -147,8 +179,6 @@ class ProviderProcess:
 
     async def until_healthy_reply(self, timeout: float = 10) -> dict[str, Any]:
         """Poll until it answers health checks."""
-        from lattice.errors import Unreachable
-
         deadline = asyncio.get_running_loop().time() + timeout
         while True:
             try:
@@ -161,7 +191,7 @@ class ProviderProcess:
 
     async def health(self) -> dict[str, Any]:
         subject = subjects.health(self._lattice.name, self._key, self._link_name)
-        return dict(msgpack.unpackb((await self._lattice.connection.request(subject, b"", timeout=2)).payload))
+        return document(await self._lattice.connection.request(subject, b"", timeout=2))
 
     async def until_link(self, actor: str, state: str, timeout: float = 10) -> dict[str, Any]:
         """Poll health until the link of ``actor`` is in ``state``."""
@@ -175,19 +205,19 @@ class ProviderProcess:
             await asyncio.sleep(0.05)
 
     async def put(self, link: LinkDefinition) -> dict[str, str]:
-        subject = subjects.linkdef_put(self._lattice.name, self._key, self._link_name)
-        return dict(msgpack.unpackb((await self._lattice.connection.request(subject, link.encode(), timeout=8)).payload))
+        return await self._ask(subjects.linkdef_put(self._lattice.name, self._key, self._link_name), link)
 
     async def delete(self, link: LinkDefinition) -> dict[str, str]:
-        subject = subjects.linkdef_del(self._lattice.name, self._key, self._link_name)
-        return dict(msgpack.unpackb((await self._lattice.connection.request(subject, link.encode(), timeout=8)).payload))
+        return await self._ask(subjects.linkdef_del(self._lattice.name, self._key, self._link_name), link)
+
+    async def _ask(self, subject: str, link: LinkDefinition) -> dict[str, str]:
+        return document(await self._lattice.connection.request(subject, link.encode(), timeout=8))
 
     async def call(
         self, actor: str, operation: str, msg: bytes, *, contract: str, timeout: float = 5, signer: Signer | None = None
     ) -> bytes:
         """Call it as the host of ``actor`` would."""
-        client = self._lattice.rpc if signer is None else RpcClient(self._lattice.connection, self._lattice.name, signer)
-        return await client.call(
+        return await RpcClient(self._lattice.connection, self._lattice.name, signer or self._lattice.signer).call(
             origin=Entity.actor(actor),
             target=Entity.provider(self._key, contract, self._link_name),
             operation=operation,
