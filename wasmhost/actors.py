@@ -17,9 +17,9 @@ from weakref import WeakValueDictionary
 import structlog
 
 from lattice import events
-from lattice.claims import ActorClaims, check_times
-from lattice.control import ActorDescription, InstanceDescription
+from lattice.claims import ClaimsError, check_times
 from lattice.errors import Code, LatticeError
+from lattice.inventory import ActorDescription, InstanceDescription
 from lattice.keys import Role, is_key
 from lattice.transport import Transport
 from wasmhost.admission import Admission
@@ -118,7 +118,8 @@ class ActorRegistry:
         Raises what :func:`load_actor` raises, or ActorError; ``actor_start_failed`` is published then.
         """
         wanted = annotations or {}
-        with self._failures_published(reference, wanted) as failure:
+        # commands with one reference keep their order even though images are read in threads
+        async with self._lock(f"ref {reference}"), self._failures_published(reference, wanted) as failure:
             image = await load_actor(reference, config=self._config, now=self._clock())
             failure.public_key = image.claims.subject
             async with self._lock(image.claims.subject):
@@ -138,7 +139,10 @@ class ActorRegistry:
         """
         wanted = annotations or {}
         target = UNBOUNDED if count is None else count
-        with self._failures_published(reference, wanted, actor_id or "") as failure:
+        async with (
+            self._lock(f"ref {reference or actor_id}"),
+            self._failures_published(reference, wanted, actor_id or "") as failure,
+        ):
             running = self._running(actor_id, reference)
             if running is None and target == 0:
                 raise ActorError(f"actor {actor_id or reference} is not running on this host", code=Code.NOT_RUNNING)
@@ -340,6 +344,7 @@ class ActorRegistry:
         )
 
     def _lock(self, key: str) -> asyncio.Lock:
+        """The lock of a public key, or of ``ref`` and a reference; where both are held, the reference's comes first."""
         lock = self._locks.get(key)
         if lock is None:
             lock = self._locks[key] = asyncio.Lock()
@@ -384,15 +389,20 @@ class _FailureEvents:
         self._annotations = annotations
         self.public_key = public_key
 
-    def __enter__(self) -> _FailureEvents:
+    async def __aenter__(self) -> _FailureEvents:
         return self
 
-    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+    async def __aexit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         if not isinstance(exc, Exception):
             return
-        error = str(exc) if isinstance(exc, LatticeError) else "internal error in the host"
-        log.warning("actor.start_failed", reference=self._reference, actor=self.public_key, error=error)
-        self._publish(*events.actor_start_failed(actor_ref=self._reference, error=error))
+        if isinstance(exc, LatticeError):
+            error, code = str(exc), exc.code
+            log.warning("actor.start_failed", reference=self._reference, actor=self.public_key, error=error)
+        else:
+            error, code = "internal error in the host; its log says more", Code.INTERNAL
+            log.error("actor.start_broke", reference=self._reference, actor=self.public_key, exc_info=exc)
+        problem = exc.problem if isinstance(exc, ClaimsError) else None
+        self._publish(*events.actor_start_failed(actor_ref=self._reference, error=error, code=code, problem=problem))
         self._publish(
             *events.actors_start_failed(
                 public_key=self.public_key,
@@ -400,12 +410,14 @@ class _FailureEvents:
                 annotations=self._annotations,
                 host_id=self._host_id,
                 error=error,
+                code=code,
+                problem=problem,
             )
         )
 
 
 def _change_events(actor: RunningActor, host_id: str, change: Change) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    claims: ActorClaims = actor.claims
+    claims = actor.claims
     for instance in change.started:
         yield events.actor_started(
             public_key=actor.key,

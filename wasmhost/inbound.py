@@ -10,11 +10,11 @@ import asyncio
 from typing import Final
 
 import structlog
-from lattice.rpc import remaining
 
 from lattice import subjects
-from lattice.errors import Code, LatticeError, Overloaded, TooLarge
+from lattice.errors import Code, LatticeError, MalformedMessage, TooLarge
 from lattice.invocation import Invocation, InvocationResponse
+from lattice.rpc import MAX_MSG, failure, remaining, respond
 from lattice.transport import Headers, Subscription, Transport
 from wasmhost.admission import Admission
 from wasmhost.budget import Budget
@@ -23,8 +23,6 @@ from wasmhost.guest.calls import CallContext, GuestCall
 
 log = structlog.get_logger()
 
-LARGEST_REPLY: Final = 921_600
-"""Bytes of a reply that fit into one message with its envelope; larger ones would need chunking."""
 UNKNOWN_ID: Final = "UNKNOWN"
 """Stands for the id of an invocation that could not be read. Source: classic Rust hosts."""
 
@@ -95,7 +93,7 @@ class Inbound:
             return
         invocation_id = UNKNOWN_ID
         try:
-            invocation = Invocation.decode(payload)
+            invocation = self._read(payload)
             invocation_id = invocation.id
             call = self._begin(invocation, headers)
             if call.done:
@@ -108,12 +106,19 @@ class Inbound:
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
+    @staticmethod
+    def _read(payload: bytes) -> Invocation:
+        try:
+            return Invocation.decode(payload)
+        except MalformedMessage as exc:
+            raise MalformedMessage(f"Failed to deserialize invocation: {exc}") from exc
+
     def _begin(self, invocation: Invocation, headers: Headers) -> GuestCall:
         length = invocation.content_length
         if length is not None and length > len(invocation.msg):
             raise TooLarge(
                 f"the argument of {length} bytes is in the object store, from which this host does not read yet; "
-                f"send at most {LARGEST_REPLY} bytes in one message"
+                f"send at most {MAX_MSG} bytes in one message"
             )
         self._admission.admit(invocation, self._actor)
         allowed = min(remaining(headers, self._default_timeout), self._longest_timeout)
@@ -127,8 +132,6 @@ class Inbound:
             self._fail(reply, invocation.id, exc)
 
     def _succeed(self, reply: str, invocation: Invocation, msg: bytes) -> None:
-        if len(msg) > LARGEST_REPLY:
-            raise TooLarge(f"the reply has {len(msg)} bytes; more than {LARGEST_REPLY} are not supported yet")
         if self._trace:
             log.debug(
                 "call.finished",
@@ -139,30 +142,14 @@ class Inbound:
                 operation=invocation.operation,
                 origin=invocation.origin.public_key,
             )
-        if reply:
-            response = InvocationResponse(msg=msg, invocation_id=invocation.id, content_length=len(msg))
-            self._transport.publish(reply, response.encode())
+        respond(self._transport, reply, InvocationResponse(msg=msg, invocation_id=invocation.id))
 
-    def _fail(self, reply: str, invocation_id: str, exc: Exception) -> None:
-        if isinstance(exc, LatticeError):
-            text, code = str(exc), exc.code
-            if code is Code.MALFORMED and invocation_id == UNKNOWN_ID:
-                text = f"Failed to deserialize invocation: {text}"
-            if code is not Code.GUEST_ERROR:
-                self._note_refusal(text, code=code.value, invocation=invocation_id)
-        else:
-            text, code = f"internal error in the host (invocation {invocation_id})", Code.INTERNAL
-            log.error("call.broke", actor=self._actor.key, invocation=invocation_id, exc_info=exc)
-        if not reply:
-            return
-        retry_after = exc.retry_after if isinstance(exc, Overloaded) else None
-        response = InvocationResponse(
-            invocation_id=invocation_id, error=text, content_length=0, code=code, retry_after=retry_after
-        )
-        try:
-            self._transport.publish(reply, response.encode())
-        except LatticeError as failure:
-            log.warning("call.answer_lost", actor=self._actor.key, invocation=invocation_id, error=str(failure))
+    def _fail(self, reply: str, invocation_id: str, error: Exception) -> None:
+        if not isinstance(error, LatticeError):
+            log.error("call.broke", actor=self._actor.key, invocation=invocation_id, exc_info=error)
+        elif error.code is not Code.GUEST_ERROR:
+            self._note_refusal(str(error), code=error.code.value, invocation=invocation_id)
+        respond(self._transport, reply, failure(invocation_id, error))
 
     def _note_refusal(self, reason: str, **fields: str) -> None:
         if self._refusals.take():

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
-from lattice.rpc import RpcClient
 
 from lattice.errors import Code, LatticeError, Unreachable
 from lattice.invocation import Entity
 from lattice.keys import Role, is_key
 from lattice.links import LinkTable
+from lattice.rpc import RpcClient
 from lattice.verify import authorise_capability, not_linked
 from wasmhost import builtin
 from wasmhost.admission import Admission
@@ -157,7 +157,7 @@ class Outbound:
     async def _call_locally(self, target: RunningActor, call: HostCall, context: CallContext, allowed: float) -> bytes:
         if context.depth >= DEEPEST_LOCAL_CALL:
             raise LatticeError(
-                f"calls between actors of this host are nested {context.depth} deep; do they call each other in a ring?",
+                f"calls between actors are nested {context.depth} deep; do they call each other in a ring?",
                 code=Code.OVERLOADED,
             )
         self._admission.require_current(target)

@@ -25,30 +25,36 @@ _IMPORTS = """
   (memory (export "memory") 64)
 """
 
-ECHO = f"""(module {_IMPORTS}
+
+def module(body: str) -> str:
+    """A module with the usual imports, 64 pages of memory and this body, which exports ``__guest_call``."""
+    return f"(module {_IMPORTS} {body})"
+
+
+ECHO = module("""
   (func (export "__guest_call") (param $op i32) (param $len i32) (result i32)
     (call $request (i32.const 1024) (i32.const 65536))
     (call $response (i32.const 65536) (local.get $len))
-    (i32.const 1)))"""
+    (i32.const 1))""")
 """Answers with its request."""
 
-REFUSING = f"""(module {_IMPORTS} (data (i32.const 0) "not today")
+REFUSING = module("""(data (i32.const 0) "not today")
   (func (export "__guest_call") (param i32 i32) (result i32)
     (call $error (i32.const 0) (i32.const 9))
-    (i32.const 0)))"""
+    (i32.const 0))""")
 """Answers every call with the error ``not today``."""
 
-TRAPPING = f"""(module {_IMPORTS} (func (export "__guest_call") (param i32 i32) (result i32) unreachable))"""
+TRAPPING = module("""(func (export "__guest_call") (param i32 i32) (result i32) unreachable)""")
 
-SPINNING = f"""(module {_IMPORTS}
-  (func (export "__guest_call") (param i32 i32) (result i32) (loop $for_ever (br $for_ever)) unreachable))"""
+SPINNING = module("""
+  (func (export "__guest_call") (param i32 i32) (result i32) (loop $for_ever (br $for_ever)) unreachable)""")
 
 
 def caller(*, namespace: str, operation: str, binding: str = "") -> str:
     """An actor that makes one host call with its request and answers with what it got, be it reply or error."""
     texts = "".join((binding, namespace, operation))
     first, second = len(binding), len(binding) + len(namespace)
-    return f"""(module {_IMPORTS} (data (i32.const 0) "{texts}")
+    return module(f"""(data (i32.const 0) "{texts}")
       (func (export "__guest_call") (param $op i32) (param $len i32) (result i32)
         (call $request (i32.const 1024) (i32.const 65536))
         (if (result i32)
@@ -62,7 +68,7 @@ def caller(*, namespace: str, operation: str, binding: str = "") -> str:
           (else
             (call $host_error (i32.const 2097152))
             (call $error (i32.const 2097152) (call $host_error_len))
-            (i32.const 0)))))"""
+            (i32.const 0))))""")
 
 
 def signed(

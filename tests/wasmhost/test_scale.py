@@ -48,11 +48,11 @@ annotation_sets = st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), 
 def test_events_always_add_up_to_what_is_wanted(commands: list[tuple[str, dict[str, str], int]]) -> None:
     scale = Scale()
     alive: set[str] = set()
-    for verb, annotations, count in commands:
+    for verb, wanted, count in commands:
         if verb == "remove":
-            changes = scale.remove(annotations, count or None)
+            changes = scale.remove(wanted, count or None)
         else:
-            change = scale.set(annotations, count) if verb == "set" else scale.add(annotations, count)
+            change = scale.set(wanted, count) if verb == "set" else scale.add(wanted, count)
             changes = [change] if change else []
         for change in changes:
             assert bool(change.started) != bool(change.stopped)
@@ -61,4 +61,4 @@ def test_events_always_add_up_to_what_is_wanted(commands: list[tuple[str, dict[s
             assert change.remaining == len(alive)
         assert alive == {instance for instance, _ in scale.instances()}
         if verb == "set":
-            assert scale.count(annotations) == count
+            assert scale.count(wanted) == count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,8 @@ def test_what_cannot_be_a_reference_is_refused(text: str) -> None:
 
 @given(st.text(max_size=300), st.none() | st.just(Path("/base")))
 def test_any_text_is_a_reference_or_refused(text: str, base: Path | None) -> None:
-    try:
+    with suppress(InvalidReference):
         assert parse(text, base=base).text == text
-    except InvalidReference:
-        pass
 
 
 def test_hostile_texts_take_no_time() -> None:

@@ -1,0 +1,224 @@
+"""Calls that arrive on an actor's subject: answered, or refused with nothing executed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lattice import subjects
+from lattice.antiforgery import Signer
+from lattice.errors import Code, LatticeError
+from lattice.invocation import Entity, Invocation, InvocationResponse
+from lattice.keys import KeyPair, Role, derive
+from tests.support import actors
+from tests.support.nats import NatsServer
+from tests.wasmhost.datapath import CLUSTER, HOST, DataPath, data_path
+
+COUNTING = actors.module("""
+  (global $calls (mut i32) (i32.const 0))
+  (func (export "__guest_call") (param i32 i32) (result i32)
+    (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+    (i32.store (i32.const 0) (global.get $calls))
+    (call $response (i32.const 0) (i32.const 4))
+    (i32.const 1))""")
+"""Answers with the number of calls it has seen, as four bytes."""
+
+
+async def executed(path: DataPath, actor: str) -> int:
+    """How many calls the counting actor has run, this question included."""
+    return int.from_bytes((await path.call(actor)).msg, "little")
+
+
+async def test_a_signed_call_is_answered_with_the_reply_of_the_guest(path: DataPath) -> None:
+    actor = await path.launch(actors.ECHO)
+    for msg in (b"", b"\x93\x01\x02\x03", b"x" * 500_000):
+        response = await path.call(actor, msg)
+        assert (response.error, response.msg, response.content_length) == (None, msg, len(msg))
+
+
+async def test_hundreds_of_calls_at_once_on_one_instance_are_all_answered(path: DataPath) -> None:
+    actor = await path.launch(actors.ECHO)
+    answers = await asyncio.gather(*(path.call(actor, b"%d" % number) for number in range(300)))
+    assert [answer.msg for answer in answers] == [b"%d" % number for number in range(300)]
+
+
+REFUSED = {
+    "foreign issuer": "Issuer of this invocation is not among the list of valid issuers",
+    "wrong hash": "Invocation hash does not match signed claims hash",
+    "other operation": "Invocation claims and invocation target URL do not match",
+    "other target": "is not M",
+    "other origin": "Invocation claims and invocation origin URL do not match",
+    "too old": "is too old: issued 30",
+    "expired": "Invocation claims token expired",
+    "from the future": "in the future",
+    "forged signature": "Invocation claims signature invalid",
+    "no token": "",
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_an_invocation_that_cannot_be_trusted_is_refused_and_not_executed(path: DataPath, case: str) -> None:
+    actor = await path.launch(COUNTING)
+    sound = path.sign(actor, b"hello")
+    match case:
+        case "foreign issuer":
+            stranger = Signer(KeyPair.generate(Role.CLUSTER), HOST.public)
+            bad = stranger.sign(origin=sound.origin, target=sound.target, operation="Test.Call", msg=b"hello")
+        case "wrong hash":
+            bad = replace(sound, msg=b"hellp")
+        case "other operation":
+            bad = replace(sound, operation="Test.Erase")
+        case "other target":
+            other = await path.launch(actors.ECHO)
+            bad = path.sign(other, b"hello")
+        case "other origin":
+            bad = replace(sound, origin=Entity("somebody-else"))
+        case "too old" | "expired" | "from the future":
+            shift, life = {"too old": (-301, 900), "expired": (-20, 10), "from the future": (120, 300)}[case]
+            signer = Signer(CLUSTER, HOST.public, lifetime=life, clock=lambda: time.time() + shift)
+            bad = signer.sign(origin=sound.origin, target=sound.target, operation="Test.Call", msg=b"hello")
+        case "forged signature":
+            token, _, signature = sound.encoded_claims.rpartition(".")
+            bad = replace(sound, encoded_claims=f"{token}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}")
+        case _:
+            bad = replace(sound, encoded_claims="")
+    response = InvocationResponse.decode(await path.send(actor, bad.encode()))
+    assert response.error is not None and response.error.startswith("Anti-forgery check failed: ")
+    assert REFUSED[case] in response.error and response.msg == b""
+    assert response.code in (Code.NOT_AUTHORIZED, Code.MALFORMED) and response.invocation_id == bad.id
+    assert await executed(path, actor) == 1
+
+
+async def test_an_invocation_is_executed_once_however_often_it_is_sent(path: DataPath) -> None:
+    actor = await path.launch(COUNTING)
+    invocation = path.sign(actor)
+    first, second = await path.invoke(invocation), await path.invoke(invocation)
+    assert first.error is None
+    assert second.error is not None and "was replayed" in second.error and second.code == Code.NOT_AUTHORIZED
+    assert await executed(path, actor) == 2
+
+
+async def test_a_provider_may_call_only_actors_that_claim_its_contract(path: DataPath) -> None:
+    contract = "wasmcloud:httpserver"
+    provider = Entity.provider(KeyPair.generate(Role.SERVICE).public, contract, "default")
+    granted = await path.launch(actors.ECHO, capabilities=[contract])
+    bare = await path.launch(COUNTING, capabilities=[""])
+    assert (await path.invoke(path.sign(granted, b"x", origin=provider))).msg == b"x"
+    refused = await path.invoke(path.sign(bare, b"x", origin=provider))
+    assert refused.error is not None
+    assert refused.error.startswith(f"Invocation source does not have the required capability claim {contract}")
+    assert await executed(path, bare) == 1
+
+
+async def test_a_providers_own_key_signs_for_that_provider_only(path: DataPath) -> None:
+    key = KeyPair.generate(Role.SERVICE).public
+    actor = await path.launch(actors.ECHO, capabilities=["a:b"])
+    issuer = derive(CLUSTER, lattice=path.lattice, purpose="provider", subject=key, link_name="default")
+    signer = Signer(issuer, HOST.public)
+
+    async def call(origin: Entity) -> str | None:
+        return (
+            await path.invoke(signer.sign(origin=origin, target=Entity.actor(actor), operation="A.B", msg=b""))
+        ).error
+
+    assert await call(Entity.provider(key, "a:b", "default")) is None
+    others = (
+        Entity.provider(key, "a:b", "other"),
+        Entity.provider(KeyPair.generate(Role.SERVICE).public, "a:b", "default"),
+        Entity.actor(actor),
+        Entity("client"),
+    )
+    for other in others:
+        assert "not among the list of valid issuers" in (await call(other) or "")
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x00" * 100, b"\x80", b"\x93\x01\x02\x03", b"not msgpack at all"])
+async def test_garbage_gets_an_error_and_harms_nothing(path: DataPath, payload: bytes) -> None:
+    actor = await path.launch(actors.ECHO)
+    response = InvocationResponse.decode(await path.send(actor, payload))
+    assert response.error is not None and response.error.startswith("Failed to deserialize invocation: ")
+    assert (response.invocation_id, response.code) == ("UNKNOWN", Code.MALFORMED)
+    assert (await path.call(actor, b"alive")).msg == b"alive"
+
+
+async def test_a_reply_subject_that_is_no_inbox_gets_nothing_and_runs_nothing(path: DataPath) -> None:
+    actor = await path.launch(COUNTING)
+    heard: list[bytes] = []
+    victim = f"wasmbus.ctl.{path.lattice}.ping.hosts"
+    await path.peer.subscribe(victim, lambda subject, reply, headers, payload: heard.append(payload))
+    path.peer.publish(subjects.actor_rpc(path.lattice, actor), path.sign(actor).encode(), reply=victim)
+    assert await executed(path, actor) == 1
+    await path.peer.flush()
+    assert heard == []
+
+
+async def test_what_the_actor_says_and_how_it_fails_reach_the_caller(path: DataPath) -> None:
+    refusing, trapping = await path.launch(actors.REFUSING), await path.launch(actors.TRAPPING)
+    said = await path.call(refusing)
+    assert (said.error, said.code, said.msg) == ("not today", Code.GUEST_ERROR, b"")
+    for _ in range(3):
+        failed = await path.call(trapping)
+        assert failed.error is not None and "unreachable" in failed.error and failed.code == Code.GUEST_FAILED
+
+
+async def test_the_callers_deadline_ends_the_call(path: DataPath) -> None:
+    actor = await path.launch(actors.SPINNING)
+    started = time.monotonic()
+    response = await path.call(actor, allow=0.3)
+    assert 0.25 < time.monotonic() - started < 1.5
+    assert response.code == Code.TIMED_OUT and response.error is not None and "0.3 s" in response.error
+
+
+async def test_without_a_deadline_of_the_caller_the_configured_one_holds(
+    nats_server: NatsServer, lattice: str, tmp_path: Path
+) -> None:
+    async with data_path(nats_server.url, lattice, tmp_path, rpc_timeout=0.2) as path:
+        actor = await path.launch(actors.SPINNING)
+        started = time.monotonic()
+        assert (await path.call(actor)).code == Code.TIMED_OUT
+        assert time.monotonic() - started < 1.5
+
+
+async def test_a_chunked_argument_is_refused_in_words(path: DataPath) -> None:
+    actor = await path.launch(COUNTING)
+    response = await path.invoke(replace(path.sign(actor), content_length=5_000_000))
+    assert response.code == Code.TOO_LARGE and response.error is not None and "object store" in response.error
+    assert await executed(path, actor) == 1
+
+
+async def test_calls_in_flight_are_answered_while_the_actor_stops(path: DataPath) -> None:
+    contract = "test:slow"
+    actor = await path.launch(
+        actors.caller(namespace=contract, operation="S.S", binding="default"), capabilities=[contract]
+    )
+    arrived, release = asyncio.Event(), asyncio.Event()
+    provider = KeyPair.generate(Role.SERVICE).public
+    tasks = set()
+
+    def on_message(subject: str, reply: str, headers: object, payload: bytes) -> None:
+        async def answer() -> None:
+            arrived.set()
+            await release.wait()
+            path.peer.publish(
+                reply, InvocationResponse(msg=b"late", invocation_id=Invocation.decode(payload).id).encode()
+            )
+
+        tasks.add(asyncio.create_task(answer()))
+
+    await path.peer.subscribe(subjects.provider_rpc(path.lattice, provider, "default"), on_message, queue="rpc")
+    path.link(actor, provider, contract)
+    call = asyncio.create_task(path.call(actor))
+    await asyncio.wait_for(arrived.wait(), 5)
+    stop = asyncio.create_task(path.registry.stop(actor))
+    await asyncio.sleep(0.05)
+    assert not stop.done()
+    release.set()
+    assert (await call).msg == b"late"
+    await stop
+    with pytest.raises(LatticeError) as caught:
+        await path.call(actor)
+    assert caught.value.code is Code.NO_RESPONDERS
