@@ -101,7 +101,7 @@ def test_the_page_works_as_it_is_written(terminal: Terminal) -> None:
     assert "wasmcloud:keyvalue" in inspected
     assert (terminal.folder / "home" / "actor-keys" / "account.nk").stat().st_mode & 0o777 == 0o600
     assert terminal.up is not None
-    assert terminal.up.stop() == 0
+    assert terminal.up.stop() == 0, terminal.up.output
 
 
 def test_every_block_of_the_page_is_understood() -> None:
