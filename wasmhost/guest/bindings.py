@@ -193,21 +193,28 @@ class IntegerResult:
         return int(self._struct.of.i32)
 
 
-class Pointer:
-    """A slot for a pointer that the C side may set, such as a trap."""
+class Failure:
+    """Slots for the trap and the error that the C side may set when a guest was entered."""
 
-    __slots__ = ("_struct", "at")
+    __slots__ = ("_pair", "error_at", "trap_at")
 
     def __init__(self) -> None:
-        self._struct = c_void_p()
-        self.at = ctypes.addressof(self._struct)
+        pair = (c_uint64 * 2)()
+        self.trap_at = ctypes.addressof(pair)
+        self.error_at = self.trap_at + 8
+        self._pair = memoryview(pair).cast("B").cast("Q")
 
-    def take(self) -> int | None:
-        """What was put there since the last call."""
-        found = self._struct.value
-        if found:
-            self._struct.value = None
-        return found
+    def take(self) -> str | None:
+        """The text of what was put there since the last call, which is freed; None if all went well."""
+        pair = self._pair
+        trap, error = pair[0], pair[1]
+        if not trap and not error:
+            return None
+        pair[0] = pair[1] = 0
+        texts = [take_trap(trap)] if trap else []
+        if error:
+            texts.append(take_error(error))
+        return texts[0]
 
 
 def grow_memory(context: int, memory: int, pages: int) -> None:
@@ -250,12 +257,13 @@ def _host_called(
     _trap: int,
     continuation: int,
 ) -> None:
-    # An exception here would be lost on a foreign stack, or surface in another guest.
+    # First of all: what the engine finds here it calls, whatever happens below. An exception would be lost on this
+    # foreign stack or surface in another guest.
+    record = (c_void_p * 3).from_address(continuation)
+    record[0], record[1], record[2] = _may_continue_at, number, None
     target = _targets.get(number)
     if target is not None:
         target.called()
-    record = (c_void_p * 3).from_address(continuation)
-    record[0], record[1], record[2] = _may_continue_at, number, None
 
 
 _continuation_callback = CFUNCTYPE(c_bool, c_void_p)(_may_continue)
@@ -296,5 +304,5 @@ def forget_host_function(number: int) -> None:
 
 
 def host_functions() -> int:
-    """How many stores have a host function now; the tests for leaks look at it."""
+    """How many stores have a host function now: one per instance that is not closed."""
     return len(_targets)

@@ -17,6 +17,10 @@ _TICKS_INLINE = 2
 """Epochs a guest may spend on the loop thread during one call; then it goes on in a worker thread."""
 
 
+_TURN = 0.002
+"""Seconds of host calls that are answered at once before others get their turn."""
+
+
 class Driver:
     """Drives the instances of one actor. Cancelling it leaves the instance unusable; the caller discards it."""
 
@@ -25,14 +29,19 @@ class Driver:
         self._host_calls = host_calls
         self._limits = limits
         self._log = log.bind(actor=actor)
+        self._time = asyncio.get_running_loop().time
 
     async def finish(self, instance: Instance, context: CallContext) -> None:
         """Return when the step of ``instance`` that was started, and is not done, is done."""
         ticks = 1
         done = False
+        turn = self._time()
         while not done:
             if instance.wanted:
                 await self._answer(instance, context)
+                if self._time() - turn > _TURN:
+                    await asyncio.sleep(0)  # answers may have come without waiting
+                    turn = self._time()
             elif ticks < _TICKS_INLINE:
                 await asyncio.sleep(0)  # others first; the caller's deadline decides when it is enough
             # Once a guest computed for long it stays on threads to the end of its call: it may do so again.

@@ -23,8 +23,9 @@ _SMALL = 32768
 """Requests up to this are joined and copied once; larger ones are copied piece by piece."""
 _SLICE = 0.05
 """Seconds a worker thread gives to one guest before others get their turn."""
-_MAX_TABLE_ELEMENTS = 1_000_000
-_MAX_TABLES = 8
+_MAX_TABLE_ELEMENTS = 100_000
+_MAX_TABLES = 4
+"""Tables are outside the memory limit: 8 bytes per element. Compilers make one, of hundreds of elements."""
 
 GuestLog = Callable[[list[bytes], int], None]
 """Takes the texts a guest logged and the number of bytes that were dropped."""
@@ -62,8 +63,8 @@ class Instance:
         bindings.set_epoch_deadline(self._context, 1)
         bindings.epoch_yield(self._context, 1)
         self._linker = bindings.linker_new(bindings.address(parts.engine))
-        self._trap, self._error = bindings.Pointer(), bindings.Pointer()
-        self._trap_at, self._error_at = self._trap.at, self._error.at
+        self._failure = bindings.Failure()
+        self._trap_at, self._error_at = self._failure.trap_at, self._failure.error_at
         self._actor = bindings.InstanceSlot()
         self._mailbox, self._invoke, self._export = bindings.Extern(), bindings.Extern(), bindings.Extern()
         self._invoke_at = self._invoke.value
@@ -188,10 +189,10 @@ class Instance:
         self._logged = self._dropped = 0
         if self._words:
             self._words[bridge.LOG_USED] = self._words[bridge.LOG_DROPPED] = 0
-        text = self._take_failure()
+        text = self._failure.take()
         if text is not None:
             self.poisoned = True
-            raise GuestFailed(f"{failure}: {text}")
+            raise GuestFailed(f"{failure}: {last_line(text)}")
 
     # --- one operation ------------------------------------------------------------------------------------------
 
@@ -246,13 +247,13 @@ class Instance:
         """The response of an operation that is done. Raises GuestError, GuestFailed or TooLarge."""
         bindings.future_delete(self._future)
         self._future = None
-        failure = self._take_failure()
+        failure = self._failure.take()
         words = self._words[: bridge.OUTCOME_WORDS].tolist()
         if words[bridge.LOG_USED] or words[bridge.LOG_DROPPED]:
             self.flush_log()
         if failure is not None:
             self.poisoned = True
-            raise GuestFailed(f"{operation}: {failure}{self._memory_hint()}")
+            raise GuestFailed(f"{operation}: {last_line(failure)}{self._memory_hint()}")
         self.memory = words[bridge.PAGES] * PAGE
         if words[bridge.STATUS] != 1:
             self._fail(operation, words)
@@ -347,10 +348,7 @@ class Instance:
         bindings.store_delete(self._store)
         self._store = None
         bindings.forget_host_function(self._host_function)
-        for slot, free in ((self._trap, bindings.take_trap), (self._error, bindings.take_error)):
-            left = slot.take()
-            if left:
-                free(left)
+        self._failure.take()
 
     def flush_log(self) -> None:
         """Pass on what the guest logged since the last time."""
@@ -373,15 +371,6 @@ class Instance:
         if self._future is not None:
             bindings.future_delete(self._future)
             self._future = None
-
-    def _take_failure(self) -> str | None:
-        trap = self._trap.take()
-        if trap:
-            return last_line(bindings.take_trap(trap))
-        error = self._error.take()
-        if error:
-            return last_line(bindings.take_error(error))
-        return None
 
     def _memory_hint(self) -> str:
         if self._words[bridge.BOX_FULL]:

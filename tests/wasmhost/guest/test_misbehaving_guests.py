@@ -237,3 +237,52 @@ async def test_init_exports_run_once_in_order_and_may_use_the_host(make_pool: Po
     assert [entry["text"] for entry in logs if entry["event"] == "guest.log"] == ["hello from the host"]
     for _ in range(2):
         assert await pool.call("Which.Order", b"", context()) == b"IsWS"
+
+
+async def test_a_guest_that_calls_the_host_for_ever_ends_at_its_deadline(make_pool: PoolMaker) -> None:
+    """The host answers each call without waiting, so that nothing but the driver lets the loop run."""
+    asked = 0
+
+    async def answer(call: HostCall, _context: CallContext) -> bytes:
+        nonlocal asked
+        asked += 1
+        return call.payload
+
+    pool = await make_pool("endless_calls", host_calls=answer, deadline=0.5)
+    async with loop_goes_on():
+        assert (await refused(pool.call("Ask.Always", b"", context()))).code is Code.TIMED_OUT
+    assert asked > 100
+
+
+async def test_a_host_call_above_the_limit_fails_for_the_guest(make_pool: PoolMaker) -> None:
+    pool = await make_pool("asks_host", request=1000)
+    with pytest.raises(GuestError, match=r"a host call of 1013 bytes is above the actor's limit of 1000 bytes"):
+        await pool.call("x", b"x" * 1000, context())
+    assert pool.started == 1
+
+
+async def test_tables_are_bounded(make_pool: PoolMaker) -> None:
+    wasm = assemble(
+        """(module (memory (export "memory") 1) (table $table 1 funcref)
+        (func (export "__guest_call") (param i32 i32) (result i32)
+          (loop $more (br_if $more (i32.ne (table.grow $table (ref.null func) (i32.const 10000)) (i32.const -1))))
+          (i32.const 1)))"""
+    )
+    pool = await make_pool(wasm)
+    assert await pool.call("Grow", b"", context()) == b""
+    wide = assemble(
+        """(module (memory (export "memory") 1) (table 200000 funcref)
+        (func (export "__guest_call") (param i32 i32) (result i32) (i32.const 1)))"""
+    )
+    with pytest.raises(GuestFailed, match="cannot be instantiated: table minimum size"):
+        await (await make_pool(wide)).start_one()
+
+
+async def test_shared_memory_on_which_a_guest_could_block_the_thread_is_refused(make_pool: PoolMaker) -> None:
+    wasm = assemble(
+        """(module (memory (export "memory") 1) (memory $shared 1 1 shared)
+        (func (export "__guest_call") (param i32 i32) (result i32)
+          (memory.atomic.wait32 $shared (i32.const 0) (i32.const 0) (i64.const -1))))"""
+    )
+    with pytest.raises(GuestFailed, match="shared memory"):
+        await (await make_pool(wasm)).start_one()

@@ -1,0 +1,185 @@
+"""A warm guest call beside its Wasm alone, in one process and one run.
+
+The guest takes a request of 126 bytes, computes for about 7 µs, as a real echo actor does, and answers with what it
+got. Reference: the same function repeated inside Wasm with imports that do nothing, so that what remains is the
+guest's own work. Rounds alternate; the result is the median of the ratios per round. Run it with
+``python -m benchmarks.guest_call``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import wasmtime
+
+from wasmhost.guest import bindings
+from wasmhost.guest.calls import CallContext, HostCall, Limits
+from wasmhost.guest.engine import Engine
+from wasmhost.guest.pool import ActorPool
+
+TARGET = 2.5
+"""Largest ratio of a warm call to its Wasm alone."""
+COMPUTE = 7e-6
+"""Seconds that the guest computes."""
+_ROUNDS = 7
+_SECONDS = 1.0
+_REQUEST = bytes(range(126))
+_OPERATION = "HttpServer.HandleRequest"
+
+_GUEST = """
+(module
+  (import "wasmbus" "__guest_request" (func $request (param i32 i32)))
+  (import "wasmbus" "__guest_response" (func $response (param i32 i32)))
+  (memory (export "memory") 2)
+  (global $sum (mut i32) (i32.const 1))
+  (func $guest_call (export "__guest_call") (param $operation i32) (param $payload i32) (result i32)
+    (local $left i32)
+    (call $request (i32.const 0) (i32.const 1024))
+    (local.set $left (i32.const {turns}))
+    (loop $again
+      (global.set $sum
+        (i32.rotl
+          (i32.mul
+            (i32.xor (global.get $sum) (i32.load8_u (i32.and (local.get $left) (i32.const 2047))))
+            (i32.const 0x01000193))
+          (i32.const 5)))
+      (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+      (br_if $again (local.get $left)))
+    (i32.store (i32.const 4096) (global.get $sum))
+    (call $response (i32.const 1024) (local.get $payload))
+    (i32.const 1))
+  (func (export "repeat") (param $times i32) (param $operation i32) (param $payload i32)
+    (loop $again
+      (drop (call $guest_call (local.get $operation) (local.get $payload)))
+      (local.set $times (i32.sub (local.get $times) (i32.const 1)))
+      (br_if $again (local.get $times)))))
+"""
+
+_STUBS = """
+(module
+  (func (export "__guest_request") (param i32 i32))
+  (func (export "__guest_response") (param i32 i32)))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Seconds per call, median over the rounds, and the median of the ratios per round."""
+
+    wasm_alone: float
+    warm_call: float
+    ratio: float
+    worst_ratio: float
+    calls: int
+    failures: int
+
+    @property
+    def reached(self) -> bool:
+        return self.ratio <= TARGET and self.failures == 0
+
+
+class WasmAlone:
+    """Repeats the guest's function inside Wasm, on an engine with the settings of the host."""
+
+    def __init__(self, wasm: bytes) -> None:
+        engine = bindings.new_engine()
+        self._store = wasmtime.Store(engine)
+        self._store.set_epoch_deadline(1 << 40)
+        linker = wasmtime.Linker(engine)
+        stubs = wasmtime.Instance(self._store, wasmtime.Module(engine, bytes(wasmtime.wat2wasm(_STUBS))), [])
+        linker.define_instance(self._store, "wasmbus", stubs)
+        instance = linker.instantiate(self._store, wasmtime.Module(engine, wasm))
+        repeat = instance.exports(self._store)["repeat"]
+        assert isinstance(repeat, wasmtime.Func)
+        self._repeat = repeat
+
+    def run(self, seconds: float) -> float:
+        """Seconds per call."""
+        calls, end, start = 0, time.perf_counter() + seconds, time.perf_counter()
+        while time.perf_counter() < end:
+            self._repeat(self._store, 1000, len(_OPERATION), len(_REQUEST))
+            calls += 1000
+        return (time.perf_counter() - start) / calls
+
+
+async def _no_host_calls(_call: HostCall, _context: CallContext) -> bytes:
+    raise AssertionError("this guest asks for nothing")
+
+
+async def _warm_calls(pool: ActorPool, seconds: float) -> tuple[float, int, int]:
+    """Seconds per call, calls, failures; each call as the host makes it for a message."""
+    loop = asyncio.get_running_loop()
+    calls = failures = 0
+    start = time.perf_counter()
+    end = start + seconds
+    while time.perf_counter() < end:
+        for _ in range(100):
+            call = pool.begin(_OPERATION, _REQUEST, CallContext(deadline=loop.time() + 2.0))
+            answer = call.result() if call.done else await call.wait()
+            failures += answer != _REQUEST
+        calls += 100
+    return (time.perf_counter() - start) / calls, calls, failures
+
+
+def _guest(turns: int) -> bytes:
+    return bytes(wasmtime.wat2wasm(_GUEST.replace("{turns}", str(turns))))
+
+
+def _calibrated() -> bytes:
+    """A guest that computes for about 7 µs on this machine."""
+    sample = 10_000
+    per_turn = min(WasmAlone(_guest(sample)).run(0.1) for _ in range(3)) / sample
+    return _guest(max(1, round(COMPUTE / per_turn)))
+
+
+async def measure(*, rounds: int = _ROUNDS, seconds: float = _SECONDS) -> Result:
+    """Run the comparison: so many rounds of so many seconds for each side."""
+    wasm = _calibrated()
+    alone = WasmAlone(wasm)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Engine.open(Path(folder) / "compiled")
+        pool = ActorPool(
+            engine, await engine.load(wasm), actor="bench", limits=Limits(), host_calls=_no_host_calls, instances=1
+        )
+        try:
+            await pool.start_one()
+            alone.run(0.2)
+            await _warm_calls(pool, 0.2)
+            references, measured, total, failed = [], [], 0, 0
+            for _ in range(rounds):
+                references.append(alone.run(seconds))
+                each, calls, failures = await _warm_calls(pool, seconds)
+                measured.append(each)
+                total += calls
+                failed += failures
+        finally:
+            await pool.close()
+            engine.close()
+    ratios = [call / reference for call, reference in zip(measured, references, strict=True)]
+    return Result(
+        wasm_alone=statistics.median(references),
+        warm_call=statistics.median(measured),
+        ratio=statistics.median(ratios),
+        worst_ratio=max(ratios),
+        calls=total,
+        failures=failed,
+    )
+
+
+def report(result: Result, show: Callable[[str], None] = print) -> None:
+    """Show a result, one line per figure."""
+    show(f"Wasm alone   {result.wasm_alone * 1e6:7.2f} µs")
+    show(f"warm call    {result.warm_call * 1e6:7.2f} µs   {result.calls} calls, {result.failures} failures")
+    show(f"ratio        {result.ratio:7.2f}      target <= {TARGET}, worst round {result.worst_ratio:.2f}")
+
+
+if __name__ == "__main__":
+    outcome = asyncio.run(measure())
+    report(outcome)
+    raise SystemExit(0 if outcome.reached else 1)
