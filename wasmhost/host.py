@@ -13,12 +13,12 @@ from typing import Self
 from urllib.parse import urlsplit
 
 import structlog
-from lattice.rpc import RpcClient
 
 from lattice import subjects
 from lattice.antiforgery import Signer
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.errors import NotAuthorized
+from lattice.rpc import RpcClient
 from lattice.transport import State
 from lattice.verify import Authority
 from wasmhost.actors import ActorRegistry
@@ -101,7 +101,9 @@ class Host:
         parts.push_async_callback(asyncio.to_thread, engine.close)  # it waits for guests that still compute
 
         publisher = EventPublisher(control, config.lattice, identity.host_id)
-        self.metadata = metadata = Metadata(control, config.lattice, host_id=identity.host_id)
+        self.metadata = metadata = Metadata(
+            control, config.lattice, host_id=identity.host_id, js_domain=config.js_domain
+        )
         parts.push_async_callback(metadata.close)
         await metadata.open()
 
