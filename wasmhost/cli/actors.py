@@ -16,7 +16,7 @@ from wasmhost.cli import exit_codes, identify
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.identify import Candidate
-from wasmhost.cli.output import Column, Output, Row
+from wasmhost.cli.output import Column, Output, Row, shorten
 from wasmhost.cli.problems import Problem, hint_for, invalid, not_found, timed_out
 from wasmhost.cli.session import Session, refused
 
@@ -38,13 +38,13 @@ def actor_document(actor: ActorDescription) -> dict[str, Any]:
     }
 
 
-_COLUMNS = [Column("ACTOR", 12), Column("NAME", 8), Column("IMAGE", 12, keep_end=True)]
+_COLUMNS = [Column("ACTOR", 13, early=True), Column("NAME", 8), Column("IMAGE", 12, keep_end=True)]
 
 
 def show_on_host(output: Output, actors: Sequence[ActorDescription]) -> None:
     """A table of the actors on one host."""
     output.table(
-        [*_COLUMNS, Column("INSTANCES")],
+        [*_COLUMNS, Column("COUNT")],
         [Row([actor.id, actor.name or "", actor.image_ref or "", str(len(actor.instances))]) for actor in actors],
     )
 
@@ -120,12 +120,12 @@ def get_actors(app: App) -> None:
         return
     app.output.table(
         [
-            Column("ACTOR", 12),
+            Column("ACTOR", 13, early=True),
             Column("NAME", 8),
             Column("ALIAS", 8),
             Column("IMAGE", 12, keep_end=True),
-            Column("HOST", 10),
-            Column("INSTANCES"),
+            Column("HOST", 10, early=True),
+            Column("COUNT"),
         ],
         [
             Row(
@@ -160,7 +160,7 @@ class Placed:
             return
         plural = "instance" if self.instances == 1 else "instances"
         name = self.name or self.image_ref
-        output.text(f"{verb} {name} ({self.actor_id}) on {self.host_name}: {self.instances} {plural}")
+        output.text(f"{verb} {name} ({shorten(self.actor_id, 13)}) on {self.host_name}: {self.instances} {plural}")
 
 
 def start_failure(event: Event, reference: str, host_id: str) -> Problem | None:
@@ -294,7 +294,7 @@ def stop_actor(app: App, actor: str, host_text: str | None) -> None:
         app.output.document({"actor_id": stopped[0].actor_id, "stopped_on": [placed.host_id for placed in stopped]})
         return
     for placed in stopped:
-        app.output.text(f"stopped {placed.name or placed.actor_id} ({placed.actor_id}) on {placed.host_name}")
+        app.output.text(f"stopped {placed.name} ({shorten(placed.actor_id, 13)}) on {placed.host_name}")
 
 
 async def _hosts_of(

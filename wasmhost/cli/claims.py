@@ -282,11 +282,11 @@ def get_claims(app: App) -> None:
         return
     app.output.table(
         [
-            Column("ID", 12),
+            Column("ID", 13, early=True),
             Column("NAME", 8),
             Column("VERSION", 7),
-            Column("ACCOUNT", 9),
-            Column("MAY USE / OFFERS", 16),
+            Column("ACCOUNT", 13, early=True),
+            Column("OFFERS", 12),
         ],
         [
             Row(
@@ -295,8 +295,9 @@ def get_claims(app: App) -> None:
                     entry.get("name", ""),
                     entry.get("version", ""),
                     entry.get("iss", ""),
-                    entry.get("contract_id") or ", ".join(_list(entry.get("caps", ""))),
-                ]
+                    entry.get("contract_id", ""),
+                ],
+                notes=[f"may use {', '.join(caps)}"] if (caps := _list(entry.get("caps", ""))) else [],
             )
             for entry in shown
         ],

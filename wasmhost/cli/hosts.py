@@ -56,7 +56,7 @@ def get_hosts(app: App) -> None:
         app.output.say(f"Next: {hint_for('no_responders')}")
         return
     app.output.table(
-        [Column("HOST", 56), Column("NAME", 10), Column("UPTIME"), Column("VERSION", 6)],
+        [Column("HOST", 13, early=True), Column("NAME", 10), Column("UPTIME"), Column("VERSION", 6)],
         [Row([host.id, host.friendly_name, duration(host.uptime_seconds), host.version]) for host in hosts],
     )
 

@@ -17,7 +17,7 @@ from wasmhost.cli import actors, identify, providers
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.identify import Candidate
-from wasmhost.cli.output import Column, Row
+from wasmhost.cli.output import Column, Row, shorten
 from wasmhost.cli.problems import Problem, invalid, not_found, timed_out
 from wasmhost.cli.session import Session, refused
 
@@ -80,14 +80,14 @@ def get_links(app: App) -> None:
     if not links:
         app.output.say("There are no links in this lattice.")
         return
-    names = {c.key: c.name for c in [*actors.candidates(inventories, claims), *providers.candidates(inventories)]}
+    names = names_of(inventories, claims)
     app.output.table(
         [Column("ACTOR", 10), Column("PROVIDER", 10), Column("CONTRACT", 12), Column("LINK", 6), Column("STATE")],
         [
             Row(
                 [
-                    _named(link.actor_id, names),
-                    _named(link.provider_id, names),
+                    names.get(link.actor_id, link.actor_id),
+                    names.get(link.provider_id, link.provider_id),
                     link.contract_id,
                     link.link_name,
                     (state.state or "put") if state else "no provider",
@@ -106,9 +106,16 @@ def get_links(app: App) -> None:
     )
 
 
-def _named(key: str, names: Mapping[str, str]) -> str:
-    name = names.get(key)
-    return f"{name} ({key[:8]}…)" if name else key
+def names_of(inventories: Sequence[Inventory], claims: Sequence[dict[str, str]]) -> dict[str, str]:
+    """The names of actors and providers, by key, as far as they have one."""
+    known = {entry.get("sub", ""): entry.get("name", "") for entry in claims}
+    found = [*actors.candidates(inventories, claims), *providers.candidates(inventories)]
+    return {key: name for key, name in (known | {c.key: c.name for c in found}).items() if name}
+
+
+def short_name(key: str, names: Mapping[str, str]) -> str:
+    """The name of something, else the beginning of its key."""
+    return names.get(key) or shorten(key, 13)
 
 
 def read_values(words: Sequence[str]) -> dict[str, str]:
@@ -164,11 +171,12 @@ def put(app: App, actor: str, provider: str, rest: tuple[str, ...], link_name: s
     contract = rest[0] if rest and "=" not in rest[0] else ""
     values = read_values(rest[1:] if contract else rest)
 
-    async def work(session: Session) -> tuple[LinkDefinition, LinkState | None]:
+    async def work(session: Session) -> tuple[LinkDefinition, LinkState | None, dict[str, str]]:
         inventories = await session.inventories()
+        claims = await session.client.claims()
         provider_id = _find_provider(provider, inventories)
         link = LinkDefinition(
-            actor_id=_find_actor(actor, inventories, await session.client.claims()),
+            actor_id=_find_actor(actor, inventories, claims),
             provider_id=provider_id,
             contract_id=contract or _contract_of(provider_id, inventories),
             link_name=link_name,
@@ -176,13 +184,14 @@ def put(app: App, actor: str, provider: str, rest: tuple[str, ...], link_name: s
         )
         if not link.contract_id:
             raise invalid("the contract of a provider that does not run is not known", "name it after the provider")
-        return link, await put_and_wait(session, link)
+        return link, await put_and_wait(session, link), names_of(inventories, claims)
 
-    link, state = app.run(work)
+    link, state, names = app.run(work)
     if app.output.json:
         app.output.document(link_document(link, state))
         return
-    app.output.text(f"linked {link.actor_id} to {link.provider_id}: {link.contract_id}, link name {link.link_name}")
+    who, target = short_name(link.actor_id, names), short_name(link.provider_id, names)
+    app.output.text(f"linked {who} to {target}: {link.contract_id}, link name {link.link_name}")
     if state is None:
         app.output.say("No such provider runs now; the link takes effect when it is started.")
 
@@ -207,7 +216,7 @@ async def wait_ready(session: Session, link: LinkDefinition) -> LinkState | None
             return None
         inventories = await session.inventories()
         last = link_state(link, inventories)
-        if last is not None and last.state == "failed":
+        if last is not None and last.state in ("failed", "degraded"):
             raise link_failure(link, last.reason, last.code)
         if last is None or last.state == "ready":
             return (last,)
@@ -228,7 +237,7 @@ async def wait_ready(session: Session, link: LinkDefinition) -> LinkState | None
 
 def link_failure(link: LinkDefinition, reason: str, code: str = "") -> Problem:
     """What is told when a provider could not take a link."""
-    conflict = code == Code.CONFLICT or reason.rstrip(".").endswith("in use")
+    conflict = code == Code.CONFLICT or " in use" in reason
     return Problem(
         f"the provider could not take the link: {reason}",
         reason=reason,
@@ -247,10 +256,11 @@ def link_failure(link: LinkDefinition, reason: str, code: str = "") -> Problem:
 def delete(app: App, actor: str, contract: str, link_name: str) -> None:
     """Take away the link of ACTOR for CONTRACT; calls in flight finish."""
 
-    async def work(session: Session) -> LinkDefinition:
+    async def work(session: Session) -> tuple[LinkDefinition, dict[str, str]]:
         inventories = await session.inventories()
         links = list(await session.client.links())
-        known = actors.candidates(inventories, await session.client.claims())
+        claims = await session.client.claims()
+        known = actors.candidates(inventories, claims)
         linked = [Candidate(key=link.actor_id) for link in links]
         actor_id = identify.resolve(actor, [*known, *linked], what="actor", look=LOOK).key
         wanted = (actor_id, contract, link_name)
@@ -260,15 +270,16 @@ def delete(app: App, actor: str, contract: str, link_name: str) -> None:
                 f"there is no link of {actor_id[:12]}… for {contract} with link name {link_name}", f"see `{LOOK}`"
             )
         await delete_and_wait(session, link)
-        return link
+        return link, names_of(inventories, claims)
 
-    link = app.run(work)
+    link, names = app.run(work)
     if app.output.json:
         app.output.document(
             {"deleted": {"actor_id": link.actor_id, "contract_id": link.contract_id, "link_name": link.link_name}}
         )
     else:
-        app.output.text(f"deleted the link of {link.actor_id} for {link.contract_id}, link name {link.link_name}")
+        who = short_name(link.actor_id, names)
+        app.output.text(f"deleted the link of {who} for {link.contract_id}, link name {link.link_name}")
 
 
 async def delete_and_wait(session: Session, link: LinkDefinition) -> None:

@@ -51,6 +51,8 @@ class Column:
     title: str
     least: int = 0
     """0: never shortened."""
+    early: bool = False
+    """Gives up width before the others do: the beginning of a key says as much as the whole."""
     keep_end: bool = False
     """Shorten at the front: the end of a path or an image reference says more."""
 
@@ -81,13 +83,17 @@ _WRAP: dict[str, Any] = {"subsequent_indent": "    ", "break_on_hyphens": False}
 
 def _shrink(columns: Sequence[Column], widths: list[int], width: int) -> None:
     excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
-    while excess > 0:
-        flexible = [i for i, column in enumerate(columns) if column.least and widths[i] > column.least]
-        if not flexible:
-            return
-        widest = max(flexible, key=lambda i: widths[i])
-        widths[widest] -= 1
-        excess -= 1
+    for early in (True, False):
+        while excess > 0:
+            flexible = [
+                i
+                for i, c in enumerate(columns)
+                if c.early is early and c.least and widths[i] > max(c.least, len(c.title))
+            ]
+            if not flexible:
+                break
+            widths[max(flexible, key=lambda i: widths[i])] -= 1
+            excess -= 1
 
 
 def _line(columns: Sequence[Column], widths: Sequence[int], cells: Sequence[str]) -> str:

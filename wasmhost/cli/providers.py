@@ -14,7 +14,7 @@ from lattice.events import Event
 from wasmhost.cli import actors, identify
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.identify import Candidate
-from wasmhost.cli.output import Column, Output, Row
+from wasmhost.cli.output import Column, Output, Row, shorten
 from wasmhost.cli.problems import Problem, not_found, timed_out
 from wasmhost.cli.session import Session, refused
 
@@ -39,7 +39,7 @@ def provider_document(provider: ProviderDescription) -> dict[str, Any]:
     }
 
 
-_COLUMNS = [Column("PROVIDER", 12), Column("NAME", 8), Column("CONTRACT", 12), Column("LINK", 6)]
+_COLUMNS = [Column("PROVIDER", 13, early=True), Column("NAME", 8), Column("CONTRACT", 12), Column("LINK", 6)]
 
 
 def show_on_host(output: Output, providers: Sequence[ProviderDescription]) -> None:
@@ -105,7 +105,7 @@ def get_providers(app: App) -> None:
         app.output.say("No providers run in this lattice.")
         return
     app.output.table(
-        [*_COLUMNS, Column("STATE"), Column("HOST", 10)],
+        [*_COLUMNS, Column("STATE"), Column("HOST", 10, early=True)],
         [_row(provider, inventory.friendly_name) for inventory, provider in found],
     )
 
@@ -146,10 +146,13 @@ def start_provider(
     if app.output.json:
         app.output.document({**provider_document(provider), "host_id": inventory.host_id})
         return
-    app.output.text(
-        f"started {provider.name or reference} ({provider.id}) on {inventory.friendly_name}: "
-        f"{provider.contract_id}, link name {provider.link_name}"
-    )
+    app.output.text(f"started {_shown(provider)} on {inventory.friendly_name}")
+
+
+def _shown(provider: ProviderDescription) -> str:
+    """A provider in a sentence."""
+    name = f" (link name {provider.link_name})" if provider.link_name != "default" else ""
+    return f"{provider.name or provider.image_ref or 'provider'} ({shorten(provider.id, 13)}){name}"
 
 
 async def start_and_wait(
@@ -195,7 +198,7 @@ async def start_and_wait(
 
     async with session.watch() as watch:
         try:
-            await session.client.start_provider(host_id, reference, link_name=link_name, configuration=configuration)
+            await session.client.start_provider(host_id, reference, link_name, configuration, annotations)
         except LatticeError as error:
             raise refused(error) from error
         try:
@@ -255,7 +258,7 @@ def stop_provider(app: App, provider: str, link_name: str | None, host_text: str
         )
         return
     for inventory, p in stopped:
-        app.output.text(f"stopped {p.name or p.id} ({p.id}, link name {p.link_name}) on {inventory.friendly_name}")
+        app.output.text(f"stopped {_shown(p)} on {inventory.friendly_name}")
 
 
 async def stop_and_wait(session: Session, host_id: str, provider_id: str, *, link_name: str, contract_id: str) -> None:

@@ -133,7 +133,8 @@ class _Up:
         parts.push_async_callback(server.stop)
         await self._unless_stopped(server.start())
         self._server = server
-        self._progress.step(f"NATS server: {server.url}")
+        self._progress.own_server = True
+        self._progress.step(f"NATS server: {server.url}, open to every user of this machine")
         return server.url
 
     def _trusting(self, applications: tuple[PreparedApplication, ...], url: str) -> HostConfig:

@@ -14,7 +14,7 @@ from structlog.typing import EventDict, WrappedLogger
 from wasmhost import logs
 from wasmhost.cli.output import Output, printable
 
-_ALWAYS_THERE = {"event", "level", "timestamp", "logger", "text", "exception"}
+_ALWAYS_THERE = {"event", "level", "timestamp", "logger", "text"}
 
 
 class Progress:
@@ -25,7 +25,9 @@ class Progress:
         self._output = output
         self._verbose = verbose
         self._began = time.monotonic()
-        self._anonymous_said = False
+        self._last_reason: object = None
+        self.own_server = False
+        """The NATS server is the one that this command brought along."""
         self.names: dict[str, str] = {}
         """Key -> name, for lines about actors and providers."""
 
@@ -66,13 +68,16 @@ class Progress:
             actor = str(event.get("actor", ""))
             return self._line(self.names.get(actor, actor[:12]), level, str(event.get("text", "")), {})
         if name == "provider.log":
-            return self._line(str(event.get("provider", "provider")), level, *_provider_line(event))
+            known = self.names.get(str(event.get("provider_id", "")))
+            return self._line(known or str(event.get("provider", "provider")), level, *_provider_line(event))
         if level in ("debug", "info") and not self._verbose:
             raise structlog.DropEvent
-        if name == "nats.anonymous":
-            if self._anonymous_said:
-                raise structlog.DropEvent
-            self._anonymous_said = True
+        if name == "nats.anonymous" and self.own_server:
+            raise structlog.DropEvent  # said with the server's address
+        reason = event.get("error") or event.get("reason")
+        if reason is not None and reason == self._last_reason:
+            raise structlog.DropEvent  # the same failure, seen one layer up
+        self._last_reason = reason
         return self._line("host", level, name, _fields(event))
 
     def _line(self, who: str, level: str, text: str, fields: Mapping[str, Any]) -> str:
@@ -80,21 +85,20 @@ class Progress:
         if level not in ("info", "debug"):
             parts.append(f"{level}:")
         parts.append(text)
-        parts += [f"{name}={self._value(value)}" for name, value in fields.items()]
-        return " ".join(parts)
+        parts += [f"{name}={self._value(value)}" for name, value in fields.items() if name != "exception"]
+        return " ".join(parts) + (f"\n{fields['exception']}" if "exception" in fields else "")
 
     def _value(self, value: object) -> str:
         text = str(value)
         if text in self.names:
             return self.names[text]
-        return f"'{text}'" if " " in text or not text else text
+        if text and " " not in text:
+            return text
+        return f'"{text}"' if "'" in text else f"'{text}'"
 
 
 def _fields(event: EventDict) -> dict[str, Any]:
-    fields = {key: value for key, value in event.items() if key not in _ALWAYS_THERE}
-    if "exception" in event:
-        fields["exception"] = f"\n{event['exception']}"
-    return fields
+    return {key: value for key, value in event.items() if key not in _ALWAYS_THERE}
 
 
 _SAID_BY_THE_LINE = {"provider", "provider_id", "link_name", "host_id", "pid"}
