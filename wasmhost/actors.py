@@ -295,8 +295,9 @@ class ActorRegistry:
         self._directory.remove(entry.actor)
         if self._entries.get(entry.actor.key) is entry:
             del self._entries[entry.actor.key]
-        await entry.inbound.close()
+        # in this order the callers of what is abandoned are still told
         await entry.actor.pool.close()
+        await entry.inbound.close()
         log.info("actor.stopped", actor=entry.actor.key, name=entry.actor.claims.name)
 
     def _arm_expiry(self, entry: _Entry) -> None:

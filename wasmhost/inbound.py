@@ -23,6 +23,7 @@ from wasmhost.guest.calls import CallContext, GuestCall
 
 log = structlog.get_logger()
 
+_LAST_ANSWERS: Final = 0.5
 UNKNOWN_ID: Final = "UNKNOWN"
 """Stands for the id of an invocation that could not be read. Source: classic Rust hosts."""
 
@@ -80,7 +81,9 @@ class Inbound:
             await asyncio.wait(self._calls)
 
     async def close(self) -> None:
-        """Give up the calls in flight, telling their callers nothing."""
+        """Leave the queue group and give up the calls in flight; those that have ended are still answered."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=_LAST_ANSWERS)
         for task in self._calls:
             task.cancel()
         await self.drain()
