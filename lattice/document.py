@@ -7,6 +7,7 @@ Works on parsed values, so that the same message read from msgpack is checked by
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
@@ -21,7 +22,7 @@ def parse(what: str, data: bytes | str) -> object:
     could print or send afterwards."""
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
-        value: object = json.loads(text, parse_constant=_refuse_constant)
+        value: object = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         if "\\u" in text or not text.isascii():
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -32,6 +33,13 @@ def parse(what: str, data: bytes | str) -> object:
 def encode(value: object) -> bytes:
     """Compact JSON in UTF-8."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(errors="replace")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):  # 1e999: it could not be written as JSON again
+        raise ValueError(text)
+    return value
 
 
 def _refuse_constant(name: str) -> Any:

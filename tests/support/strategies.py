@@ -72,7 +72,7 @@ def json_values(names: Sequence[str] = ()) -> st.SearchStrategy[Any]:
         st.none()
         | st.booleans()
         | st.integers()
-        | st.floats(allow_nan=False)
+        | st.floats(allow_nan=False, allow_infinity=False)
         | st.text(st.characters(exclude_categories=()), max_size=20)
     )
     keys = st.sampled_from(list(names)) | st.text(max_size=10) if names else st.text(max_size=10)
