@@ -16,7 +16,6 @@ from contextlib import suppress
 from typing import Final, NoReturn
 
 import structlog
-from lattice.rpc import RpcClient
 
 from lattice.antiforgery import Signer
 from lattice.connection import ConnectOptions, connect
@@ -24,6 +23,7 @@ from lattice.errors import LatticeError, MalformedMessage
 from lattice.hostdata import MAX_LINE, HostData
 from lattice.keys import KeyPair
 from lattice.links import LinkDefinition
+from lattice.rpc import RpcClient
 from providers import logs
 from providers.calls import SignedCalls
 from providers.linkbook import LinkBook
@@ -34,6 +34,8 @@ __all__ = ["Call", "LinkDefinition", "LinkFailed", "Provider", "operation", "run
 
 log = structlog.get_logger()
 
+LEAVE_TIMEOUT: Final = 1.0
+"""Seconds for the NATS server to confirm that no more messages come."""
 FINISH_TIMEOUT: Final = 5.0
 """Seconds that calls in flight get at shutdown. A host may end the process earlier."""
 
@@ -99,7 +101,7 @@ async def serve(provider: Provider, host_data: HostData) -> None:
             await stop.wait()
         finally:
             # Entry points, calls in flight, what they needed, the wire.
-            await service.leave()
+            await service.leave(LEAVE_TIMEOUT)
             await service.finish(FINISH_TIMEOUT)
             await links.close(FINISH_TIMEOUT)
             await provider.stopped()

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 MOST_CALLS: Final = 4096
 """Calls that may run at a time; beyond, they are refused as overloaded."""
+MOST_SECONDS: Final = 600.0
+"""Longest call, whatever its caller would wait."""
 PUT_TIMEOUT: Final = 5.0
 """Seconds after which a put is answered with the state so far."""
 
@@ -75,15 +77,18 @@ class Service:
         self._ready = True
         await self._subscribe(subjects.health(lattice, key, link), self._on_health)
 
-    async def leave(self) -> None:
-        """Take no more messages."""
+    async def leave(self, timeout: float) -> None:
+        """Take no more messages; waits at most ``timeout`` seconds for the server to confirm."""
         self._ready = False
-        for subscription in self._subscriptions:
-            try:
-                await subscription.unsubscribe()
-            except LatticeError as error:
-                log.debug("provider.unsubscribe_failed", reason=str(error))
+        leaving = [subscription.unsubscribe() for subscription in self._subscriptions]
         self._subscriptions.clear()
+        try:
+            async with asyncio.timeout(timeout):
+                for outcome in await asyncio.gather(*leaving, return_exceptions=True):
+                    if isinstance(outcome, Exception):
+                        log.debug("provider.unsubscribe_failed", reason=str(outcome))
+        except TimeoutError:
+            log.info("provider.unsubscribe_unconfirmed")  # without a server there is nobody to tell
 
     async def finish(self, timeout: float) -> None:
         """Let calls in flight end within ``timeout`` seconds; cancel the rest."""
@@ -124,7 +129,7 @@ class Service:
         self._spawn(self._loop.create_task(self._answer(call, invocation.msg, reply)))
 
     def _admit(self, invocation: Invocation, headers: Headers) -> Call:
-        remaining = rpc.remaining(headers, self._timeout)
+        remaining = min(rpc.remaining(headers, self._timeout), MOST_SECONDS)
         if remaining <= 0:
             raise Unreachable("the caller gave up", code=Code.TIMED_OUT)
         if len(self._tasks) >= MOST_CALLS:

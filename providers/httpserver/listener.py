@@ -75,6 +75,10 @@ def _too_large() -> _Refusal:
     return _Refusal(413, f"the request body is larger than {MAX_BODY} bytes", keep_alive=False)
 
 
+def _too_many(*, keep_alive: bool) -> _Refusal:
+    return _Refusal(503, "too many requests are waiting for an answer", retry_after=1, keep_alive=keep_alive)
+
+
 def _of_the_operator(record: logging.LogRecord) -> bool:
     """Leave out what only a client's broken requests cause: our handler raises nothing."""
     return not record.getMessage().startswith("Error handling request")
@@ -171,22 +175,21 @@ class Listener:
         if route is None:
             raise _Refusal(404, "no actor is linked to this host and path")
         if self._in_flight >= MOST_CALLS or self._bytes >= MOST_BYTES:
-            raise _Refusal(503, "too many requests are waiting for an answer", retry_after=1)
+            raise _too_many(keep_alive=not request.can_read_body)
         actor = route.actor
-        size = 0
+        body = b""
         self._in_flight += 1
         try:
-            body = await self._body(request) if request.can_read_body else b""
+            if request.can_read_body:
+                body = await self._body(request)
             payload = mapping.request(method, target, request.raw_headers, body).encode()
-            size = len(payload)
-            self._bytes += size
             answer = await self._calls.call(actor, HANDLE_REQUEST, payload, self.timeouts.get(actor))
             return mapping.answer(HttpResponse.decode(answer), method=method, connection=connection)
         except LatticeError as error:
             return self._failed(actor, error, method, connection)
         finally:
             self._in_flight -= 1
-            self._bytes -= size
+            self._bytes -= len(body)
 
     def _failed(self, actor: str, error: LatticeError, method: str, connection: str) -> bytes:
         status, retry_after = mapping.failure_status(error)
@@ -206,7 +209,7 @@ class Listener:
         )
 
     async def _body(self, request: BaseRequest) -> bytes:
-        """The whole body. Raises _Refusal: too large, too slow, malformed."""
+        """The whole body, counted in ``_bytes``. Raises _Refusal: too large, too slow, malformed, too many of them."""
         announced = request.content_length
         if announced is not None and announced > MAX_BODY:
             raise _too_large()
@@ -219,12 +222,20 @@ class Listener:
             async with asyncio.timeout(BODY_TIMEOUT):
                 while part := await content.readany():
                     size += len(part)
+                    self._bytes += len(part)
                     if size > MAX_BODY:
                         raise _too_large()
+                    if self._bytes > MOST_BYTES:
+                        raise _too_many(keep_alive=False)
                     parts.append(part)
-        except TimeoutError:
-            raise _Refusal(408, f"the request body took longer than {BODY_TIMEOUT:g} s", keep_alive=False) from None
-        except (ConnectionError, web.RequestPayloadError) as error:
-            # Gone in the middle of its body (nobody reads this), or a body that breaks the rules of HTTP.
-            raise _Refusal(400, f"the request body is incomplete or malformed: {error}", keep_alive=False) from None
+        except BaseException as error:
+            self._bytes -= size
+            if isinstance(error, TimeoutError):
+                reason = f"the request body took longer than {BODY_TIMEOUT:g} s"
+                raise _Refusal(408, reason, keep_alive=False) from None
+            if isinstance(error, (ConnectionError, web.RequestPayloadError)):
+                # Gone in the middle of its body (nobody reads this), or a body that breaks the rules of HTTP.
+                reason = f"the request body is incomplete or malformed: {error}"
+                raise _Refusal(400, reason, keep_alive=False) from None
+            raise
         return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -13,6 +13,8 @@ import re
 import time
 from collections.abc import Iterable
 from email.utils import formatdate
+from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from lattice.contracts.httpserver import HttpRequest, HttpResponse
@@ -28,6 +30,23 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _UNSAFE_VALUE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _FRAMING: Final = frozenset({"content-length", "transfer-encoding", "connection", "keep-alive", "date", "upgrade"})
 """Headers that belong to this hop: the provider states them itself."""
+
+
+class _Kind(Enum):
+    PASSED = 1
+    LENGTH = 2
+    DROPPED = 3
+
+
+@lru_cache(maxsize=1024)
+def _header_kind(name: str) -> _Kind:
+    """What happens to a response header of this name."""
+    lower = name.lower()
+    if lower == "content-length":
+        return _Kind.LENGTH
+    return _Kind.PASSED if lower not in _FRAMING and _TOKEN.match(name) and len(name) <= 256 else _Kind.DROPPED
+
+
 _BODILESS: Final = frozenset({204, 304})
 
 _STATUS_LINES: Final = {
@@ -69,14 +88,11 @@ def answer(response: HttpResponse, *, method: str, connection: str = "") -> byte
     lines = [_status_line(status)]
     length: str | None = None
     for name, values in response.header.items():
-        lower = name.lower()
-        if lower in _FRAMING:
-            if lower == "content-length" and values:
+        match _header_kind(name):
+            case _Kind.PASSED:
+                lines.extend(f"{name}: {value}\r\n" for value in values if not _UNSAFE_VALUE.search(value))
+            case _Kind.LENGTH if values:
                 length = values[0]
-            continue
-        if not _TOKEN.match(name):
-            continue
-        lines.extend(f"{name}: {value}\r\n" for value in values if not _UNSAFE_VALUE.search(value))
     body = response.body
     if status in _BODILESS:
         body = b""

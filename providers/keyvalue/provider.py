@@ -53,17 +53,13 @@ class KeyValue(Provider):
 
     def __init__(self) -> None:
         self._buckets: dict[str, Cells] = {}
-        self._by_actor: dict[str, Cells] = {}
         self._opening = asyncio.Lock()
 
     async def link_added(self, link: LinkDefinition) -> None:
-        self._by_actor[link.actor_id] = await self._open(self._bucket_of(link))
+        await self._open(self._bucket_of(link))
 
     async def link_changed(self, old: LinkDefinition, new: LinkDefinition) -> None:
         await self.link_added(new)
-
-    async def link_removed(self, link: LinkDefinition) -> None:
-        self._by_actor.pop(link.actor_id, None)
 
     async def stopped(self) -> None:
         for cells in self._buckets.values():
@@ -89,7 +85,8 @@ class KeyValue(Provider):
             return cells
 
     def _cells(self, call: Call) -> Cells:
-        return self._by_actor[call.actor]
+        # By the link as it was when the call came in: a link that is removed meanwhile lets its calls finish.
+        return self._buckets[self._bucket_of(call.link)]
 
     # --- text and counters ---
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 from collections.abc import AsyncIterator
 from functools import partial
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -405,3 +407,56 @@ async def test_a_shutdown_answers_what_is_in_flight(host: HostSide, web: aiohttp
     answer(say("still answered"))
     assert await (await request).text() == "still answered"
     assert await process.ended() == 0
+
+
+async def test_it_leaves_soon_and_frees_its_port_when_host_and_server_are_gone(
+    tmp_path: Path, lattice: str, port: int
+) -> None:
+    server = NatsServer(tmp_path / "nats", jetstream=False).start()
+    side = await HostSide.open(server.url, lattice)
+    try:
+        process = await serve(side, link(side, KeyPair.generate(Role.MODULE).public, port))
+        await asyncio.to_thread(server.stop, signal.SIGKILL)
+        assert process.process is not None
+        assert process.process.stdin is not None
+        process.process.stdin.close()
+        assert await process.ended(timeout=8) == 0
+        with pytest.raises(OSError):
+            await asyncio.open_connection("127.0.0.1", port)
+    finally:
+        await side.close()
+        server.stop()
+
+
+async def test_an_upgrade_that_no_actor_speaks_is_an_ordinary_request(host: HostSide, port: int) -> None:
+    actor = await host.actor(describe)
+    await serve(host, link(host, actor, port))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    assert json.loads(await one_answer(reader))["path"] == "/ws"
+    writer.write(b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert json.loads(await one_answer(reader))["path"] == "/next"
+    writer.close()
+
+
+async def test_a_client_that_does_not_read_holds_up_only_itself(
+    host: HostSide, web: aiohttp.ClientSession, port: int
+) -> None:
+    served = 0
+
+    def large(invocation: Invocation) -> bytes:
+        nonlocal served
+        served += 1
+        return HttpResponse(body=b"x" * 500_000).encode()
+
+    actor = await host.actor(large)
+    await serve(host, link(host, actor, port))
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+    await asyncio.sleep(0.5)
+    stalled_at = served
+    async with web.get(f"http://127.0.0.1:{port}/") as response:
+        assert len(await response.read()) == 500_000
+    assert served == stalled_at + 1 < 100
+    writer.transport.abort()
