@@ -38,6 +38,15 @@ ECHO = module("""
     (i32.const 1))""")
 """Answers with its request."""
 
+COUNTING = module("""
+  (global $calls (mut i32) (i32.const 0))
+  (func (export "__guest_call") (param i32 i32) (result i32)
+    (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+    (i32.store (i32.const 0) (global.get $calls))
+    (call $response (i32.const 0) (i32.const 4))
+    (i32.const 1))""")
+"""Answers with the number of calls it has seen, as four bytes."""
+
 REFUSING = module("""(data (i32.const 0) "not today")
   (func (export "__guest_call") (param i32 i32) (result i32)
     (call $error (i32.const 0) (i32.const 9))

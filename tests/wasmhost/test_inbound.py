@@ -18,15 +18,6 @@ from tests.support import actors
 from tests.support.nats import NatsServer
 from tests.wasmhost.datapath import CLUSTER, HOST, DataPath, data_path
 
-COUNTING = actors.module("""
-  (global $calls (mut i32) (i32.const 0))
-  (func (export "__guest_call") (param i32 i32) (result i32)
-    (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
-    (i32.store (i32.const 0) (global.get $calls))
-    (call $response (i32.const 0) (i32.const 4))
-    (i32.const 1))""")
-"""Answers with the number of calls it has seen, as four bytes."""
-
 
 async def executed(path: DataPath, actor: str) -> int:
     """How many calls the counting actor has run, this question included."""
@@ -62,7 +53,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 async def test_an_invocation_that_cannot_be_trusted_is_refused_and_not_executed(path: DataPath, case: str) -> None:
-    actor = await path.launch(COUNTING)
+    actor = await path.launch(actors.COUNTING)
     sound = path.sign(actor, b"hello")
     match case:
         case "foreign issuer":
@@ -94,7 +85,7 @@ async def test_an_invocation_that_cannot_be_trusted_is_refused_and_not_executed(
 
 
 async def test_an_invocation_is_executed_once_however_often_it_is_sent(path: DataPath) -> None:
-    actor = await path.launch(COUNTING)
+    actor = await path.launch(actors.COUNTING)
     invocation = path.sign(actor)
     first, second = await path.invoke(invocation), await path.invoke(invocation)
     assert first.error is None
@@ -106,7 +97,7 @@ async def test_a_provider_may_call_only_actors_that_claim_its_contract(path: Dat
     contract = "wasmcloud:httpserver"
     provider = Entity.provider(KeyPair.generate(Role.SERVICE).public, contract, "default")
     granted = await path.launch(actors.ECHO, capabilities=[contract])
-    bare = await path.launch(COUNTING, capabilities=[""])
+    bare = await path.launch(actors.COUNTING, capabilities=[""])
     assert (await path.invoke(path.sign(granted, b"x", origin=provider))).msg == b"x"
     refused = await path.invoke(path.sign(bare, b"x", origin=provider))
     assert refused.error is not None
@@ -146,7 +137,7 @@ async def test_garbage_gets_an_error_and_harms_nothing(path: DataPath, payload: 
 
 
 async def test_a_reply_subject_that_is_no_inbox_gets_nothing_and_runs_nothing(path: DataPath) -> None:
-    actor = await path.launch(COUNTING)
+    actor = await path.launch(actors.COUNTING)
     heard: list[bytes] = []
     victim = f"wasmbus.ctl.{path.lattice}.ping.hosts"
     await path.peer.subscribe(victim, lambda subject, reply, headers, payload: heard.append(payload))
@@ -184,7 +175,7 @@ async def test_without_a_deadline_of_the_caller_the_configured_one_holds(
 
 
 async def test_a_chunked_argument_is_refused_in_words(path: DataPath) -> None:
-    actor = await path.launch(COUNTING)
+    actor = await path.launch(actors.COUNTING)
     response = await path.invoke(replace(path.sign(actor), content_length=5_000_000))
     assert response.code == Code.TOO_LARGE and response.error is not None and "object store" in response.error
     assert await executed(path, actor) == 1
