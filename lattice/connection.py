@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import random
 import secrets
 import ssl
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
 
 import nats.errors
 import nkeys
@@ -33,16 +31,16 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from lattice import addresses, server_errors
 from lattice import headers as header_block
 from lattice.errors import Code, LatticeError, NotAuthorized, Unreachable
-from lattice.session import Connection, Limits, Outgoing, Wire, WireLost
+from lattice.session import Connection, Limits
 from lattice.transport import MessageHandler
+from lattice.wires import Outgoing, Wire, WireLost
 
 __all__ = ["ConnectOptions", "Connection", "Limits", "connect"]
 
 log = structlog.get_logger(__name__)
-
-DEFAULT_URL = "nats://127.0.0.1:4222"
 
 _CONGESTED = 1024 * 1024
 """Bytes in the socket's buffer above which nothing more is written."""
@@ -55,7 +53,7 @@ _CLOSE_TIMEOUT = 2.0
 class ConnectOptions:
     """Where and as whom to connect. Durations are seconds."""
 
-    url: str = DEFAULT_URL
+    url: str = addresses.DEFAULT
     """One address or several separated by commas; ``host:port`` without a scheme will do."""
     name: str = "wasmhost"
     """Shown in the server's monitoring."""
@@ -83,7 +81,8 @@ async def connect(options: ConnectOptions) -> Connection:
     Each address is tried once. Raises Unreachable (with what to do) when none answers, NotAuthorized when the server
     refuses the credentials, and LatticeError with code INVALID for an address that is none.
     """
-    urls = parse_urls(options.url)
+    urls = addresses.parse(options.url)
+    _check_seed(options.seed)
     if options.internals and (problem := await internals_problem()) is not None:
         log.warning("connection.slow_path", reason=problem)
         direct = False
@@ -91,7 +90,7 @@ async def connect(options: ConnectOptions) -> Connection:
         direct = options.internals
 
     async def dial(more: tuple[str, ...], on_error: Callable[[str], None]) -> Wire:
-        return await _dial_any(options, _with_login(urls, more), on_error, direct=direct)
+        return await _dial_any(options, addresses.with_login(urls, more), on_error, direct=direct)
 
     # 16 random bytes: whoever can guess an inbox can answer in another's name.
     inbox = f"{options.inbox_prefix.rstrip('.')}.{secrets.token_hex(16)}"
@@ -104,40 +103,16 @@ async def connect(options: ConnectOptions) -> Connection:
     return connection
 
 
-def parse_urls(text: str) -> tuple[str, ...]:
-    """The addresses in a comma-separated list, each with scheme and port. Raises LatticeError with code INVALID."""
-    urls = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        url = part if "://" in part else f"nats://{part}"
-        try:
-            split = urlsplit(url)
-            host, port = split.hostname, split.port
-        except ValueError:
-            host, port = None, None
-        if not host or split.scheme not in ("nats", "tls", "ws", "wss"):
-            raise LatticeError(
-                f"{_without_login(part)!r} is not the address of a NATS server (example: {DEFAULT_URL})",
-                code=Code.INVALID,
-            )
-        urls.append(url if port or split.scheme in ("ws", "wss") else f"{url.rstrip('/').rstrip(':')}:4222")
-    return tuple(urls) or (DEFAULT_URL,)
-
-
-def _without_login(url: str) -> str:
-    scheme, separator, rest = url.rpartition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}".rstrip("/")
-
-
-def _with_login(urls: tuple[str, ...], more: tuple[str, ...]) -> list[str]:
-    """All addresses in random order; those that a server announced get the user information of the first."""
-    known = {_without_login(url): url for url in urls}
-    login = urls[0].partition("://")[2].rpartition("@")[0]
-    for url in more:
-        scheme, _, rest = url.partition("://")
-        known.setdefault(url, f"{scheme}://{login}@{rest}" if login else url)
-    mixed = list(known.values())
-    random.shuffle(mixed)
-    return mixed
+def _check_seed(seed: str) -> None:
+    """Before anything is sent, and without a word of the seed in the error, which the libraries' own might hold."""
+    if not seed.strip():
+        return
+    try:
+        pair = nkeys.from_seed(bytearray(seed.strip().encode()))
+        if not pair.public_key.startswith(b"U"):
+            raise ValueError
+    except Exception:
+        raise NotAuthorized("the NATS user seed is none: it must begin with SU (value hidden)") from None
 
 
 async def _dial_any(options: ConnectOptions, urls: list[str], on_error: Callable[[str], None], *, direct: bool) -> Wire:
@@ -163,7 +138,7 @@ async def _dial(options: ConnectOptions, url: str, on_error: Callable[[str], Non
     except BaseException as error:
         await wire.close()
         if isinstance(error, Exception):
-            raise _explain(error, wire.last_error, options, _without_login(url)) from error
+            raise _explain(error, wire.last_error, options, addresses.without_login(url)) from error
         raise
     return wire
 
@@ -201,10 +176,8 @@ def _explain(error: Exception, cause: Exception | None, options: ConnectOptions,
     if "authori" in lowered or "authentication" in lowered:
         who = "the given credentials" if options.seed or options.credentials or "@" in options.url else "no credentials"
         return NotAuthorized(f"the NATS server at {url} refused {who} ({text}); check user, seed and token")
-    if isinstance(reason, nkeys.NkeysError) or "seed" in lowered:
-        return NotAuthorized("the NATS user seed is none: it must begin with SU (value hidden)")
-    if isinstance(reason, FileNotFoundError):
-        return LatticeError(f"{reason.filename}: no such file", code=Code.INVALID)
+    if isinstance(reason, OSError) and reason.filename is not None:
+        return LatticeError(f"{reason.filename}: {reason.strerror}; needed to connect to {url}", code=Code.INVALID)
     if isinstance(reason, ssl.SSLError):
         return Unreachable(f"no TLS connection to {url}: {text}", code=Code.DISCONNECTED)
     if isinstance(reason, ConnectionRefusedError):
@@ -226,7 +199,7 @@ class _NatsWire:
         self._url = url
         self._on_error = on_error
         self._client = client
-        self.server = _without_login(url)
+        self.server = addresses.without_login(url)
         self.last_error: Exception | None = None
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -241,7 +214,7 @@ class _NatsWire:
 
     @property
     def servers(self) -> tuple[str, ...]:
-        return tuple(_without_login(url.geturl()) for url in self._client.discovered_servers)
+        return tuple(addresses.without_login(url.geturl()) for url in self._client.discovered_servers)
 
     @property
     def auth_required(self) -> bool:
@@ -305,7 +278,7 @@ class DirectClient(Client):
     async def _process_err(self, err_msg: str) -> None:
         text = err_msg.removeprefix("'").removesuffix("'")
         self._tell_error(text)
-        if not text.startswith(("permissions violation", "invalid subject", "invalid publish", "maximum subscription")):
+        if server_errors.ends_connection(text):
             self._tell_loss(f"the server ended the connection: {text}")
 
     async def _process_op_err(self, e: Exception) -> None:

@@ -10,92 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import structlog
 
 from lattice import headers as header_block
+from lattice import server_errors
 from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, TooLarge, Unreachable
 from lattice.transport import Headers, MessageHandler, Reply, State
 from lattice.waiters import Waiters
+from lattice.wires import Dial, Outgoing, Wire, WireLost
 
 log = structlog.get_logger(__name__)
 
-_VIOLATION = re.compile(r"permissions violation for (publish|subscription) to \"(.*?)\"(?: using queue \"(.*?)\")?")
 _FRAME = 64
 """Bytes counted for the control line of a queued message."""
-
-
-class Outgoing(NamedTuple):
-    """One message on its way out; ``headers`` is the encoded block or empty."""
-
-    subject: str
-    reply: str
-    headers: bytes
-    payload: bytes
-    is_request: bool
-
-
-class WireLost(Exception):
-    """The wire ended; ``str()`` says why."""
-
-
-class Wire(Protocol):
-    """One connection to one server."""
-
-    @property
-    def server(self) -> str:
-        """Its URL without user information."""
-
-    @property
-    def servers(self) -> tuple[str, ...]:
-        """Addresses of other servers of its cluster, as the server announced them."""
-
-    @property
-    def max_payload(self) -> int: ...
-
-    @property
-    def auth_required(self) -> bool: ...
-
-    @property
-    def lost(self) -> asyncio.Future[str]:
-        """Done, with the reason, as soon as the connection is known to be gone."""
-
-    @property
-    def congested(self) -> bool:
-        """The server takes bytes more slowly than they are written; write again after :meth:`writable`."""
-
-    async def writable(self) -> None:
-        """Return when :attr:`congested` ended or the wire is lost."""
-
-    def write(self, messages: list[Outgoing]) -> None:
-        """Send all messages in one write."""
-
-    def subscribe(self, sid: int, subject: str, queue: str, handler: MessageHandler) -> None: ...
-
-    def unsubscribe(self, sid: int) -> None:
-        """Tell the server; messages that it had sent before are still handed over."""
-
-    def forget(self, sid: int) -> None:
-        """Hand nothing more to this subscription."""
-
-    async def barrier(self, timeout: float) -> None:
-        """Return when the server has processed all that was written, and all it sent before has been handed over.
-
-        Raises WireLost, or TimeoutError.
-        """
-
-    async def close(self) -> None:
-        """Bounded in time; never raises."""
-
-
-Dial = Callable[[tuple[str, ...], Callable[[str], None]], Awaitable[Wire]]
-"""``(more addresses, on_error) -> Wire``: one round over all addresses; raises LatticeError when none answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +75,7 @@ class Connection:
         self._limits = limits
         self._inbox = f"{inbox_prefix}."
         self._waiters = Waiters(self._loop)
+        self._violations = server_errors.ViolationLog()
         self._wire: Wire | None = None
         self._known: tuple[str, ...] = ()
         self._max_payload = 1024 * 1024
@@ -380,26 +313,25 @@ class Connection:
 
     def _on_error(self, text: str) -> None:
         """An error line of the server; ``text`` is in lower case."""
-        violation = _VIOLATION.search(text)
+        violation = server_errors.Violation.parse(text)
         if violation is None:
-            log.error("connection.error", server=self.server, error=text)
-            if "subscriptions exceeded" in text:
+            log.error("connection.error", server=self.server, error=text[:500])
+            if server_errors.is_subscription_limit(text):
                 for subscription in self._subscriptions.values():
                     if not subscription.confirmed:
                         subscription.refused = text
             return
-        operation, subject, queue = violation[1], violation[2], violation[3] or ""
-        log.warning("security.permission_violation", operation=operation, subject=subject, queue=queue)
-        if operation == "subscription":
+        self._violations.add(violation)
+        if violation.operation == "subscription":
             for subscription in self._subscriptions.values():
-                if subscription.subject.lower() == subject and subscription.queue.lower() in (queue, ""):
+                if violation.concerns(subscription.subject, subscription.queue):
                     subscription.refused = text
             return
         self._waiters.fail(
             lambda subject: NotAuthorized(
                 f"the NATS server at {self.server} does not permit this user to publish to {subject}"
             ),
-            only=lambda waiting: waiting.lower() == subject,
+            only=violation.concerns,
         )
 
     # -- subscriptions ------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from lattice import addresses
 from lattice import connection as connection_module
-from lattice.connection import Connection, ConnectOptions, Limits, connect, parse_urls
+from lattice.connection import Connection, ConnectOptions, Limits, connect
 from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, TooLarge, Unreachable
 from lattice.transport import Headers, MessageHandler, State, Transport
 from tests.support.nats import NatsServer, free_port
@@ -479,12 +480,12 @@ async def test_the_second_address_is_used_when_the_first_is_dead(nats_server: Na
 
 
 def test_addresses_are_completed_and_nonsense_is_named() -> None:
-    assert parse_urls("localhost") == ("nats://localhost:4222",)
-    assert parse_urls("10.0.0.1:5, tls://b") == ("nats://10.0.0.1:5", "tls://b:4222")
-    assert parse_urls("") == ("nats://127.0.0.1:4222",)
+    assert addresses.parse("localhost") == ("nats://localhost:4222",)
+    assert addresses.parse("10.0.0.1:5, tls://b") == ("nats://10.0.0.1:5", "tls://b:4222")
+    assert addresses.parse("") == ("nats://127.0.0.1:4222",)
     for text in ("http://x", "nats://", "nats://h:port", "nats://user:secret@h:port"):
         with pytest.raises(LatticeError, match="is not the address") as caught:
-            parse_urls(text)
+            addresses.parse(text)
         assert caught.value.code is Code.INVALID
         assert "secret" not in str(caught.value)
 
