@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("lattice", "wasmhost", "providers")
 MAY_IMPORT = {"lattice": {"lattice"}, "wasmhost": {"wasmhost", "lattice"}, "providers": {"providers", "lattice"}}
-NATS_MODULES = {"lattice/connection.py", "lattice/store.py"}
+NATS_MODULES = {"lattice/connection.py", "lattice/natswires.py"}
 
 
 def sources() -> list[Path]:

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from lattice import addresses
-from lattice import connection as connection_module
+from lattice import addresses, natswires
 from lattice.connection import Connection, ConnectOptions, Limits, connect
 from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, TooLarge, Unreachable
 from lattice.transport import Headers, MessageHandler, State, Transport
@@ -562,12 +561,12 @@ async def test_a_flood_leaves_the_loop_responsive(nats_server: NatsServer, latti
 async def test_changed_internals_of_the_library_are_noticed_and_worked_around(
     nats_server: NatsServer, lattice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert await connection_module.internals_problem() is None
+    assert await natswires.internals_problem() is None
 
     async def renamed(self: object, *arguments: object) -> None:
         """What a future nats-py might call instead."""
 
-    monkeypatch.setattr(connection_module.DirectClient, "_process_msg", renamed)
+    monkeypatch.setattr(natswires.DirectClient, "_process_msg", renamed)
     with capture_logs() as logs:
         async with connected(nats_server.url) as connection:
             await connection.subscribe(lattice, echo(connection))
