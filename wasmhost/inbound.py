@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from lattice import subjects
-from lattice.errors import Code, LatticeError, MalformedMessage, TooLarge
+from lattice.errors import Code, LatticeError, MalformedMessage, TooLarge, Unreachable
 from lattice.invocation import Invocation, InvocationResponse
 from lattice.rpc import MAX_MSG, failure, remaining, respond
 from lattice.transport import Headers, Subscription, Transport
@@ -123,8 +123,11 @@ class Inbound:
                 f"the argument of {length} bytes is in the object store, from which this host does not read yet; "
                 f"send at most {MAX_MSG} bytes in one message"
             )
-        self._admission.admit(invocation, self._actor)
         allowed = min(remaining(headers, self._default_timeout), self._longest_timeout)
+        if allowed <= 0:
+            # said before the signature is looked at: that costs more than all the rest
+            raise Unreachable("the caller had given up before the call began", code=Code.TIMED_OUT)
+        self._admission.admit(invocation, self._actor)
         context = CallContext(deadline=self._loop.time() + allowed, invocation_id=invocation.id)
         return self._actor.pool.begin(invocation.operation, invocation.msg, context)
 

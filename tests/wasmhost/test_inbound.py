@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from lattice.invocation import Entity, Invocation, InvocationResponse
 from lattice.keys import KeyPair, Role, derive
 from tests.support import actors
 from tests.support.nats import NatsServer
-from tests.wasmhost.datapath import CLUSTER, HOST, DataPath, data_path
+from tests.support.waiting import eventually
+from tests.wasmhost.datapath import CLUSTER, HOST, DataPath, Provider, data_path
+from wasmhost.guest.calls import Limits
 
 
 async def executed(path: DataPath, actor: str) -> int:
@@ -172,6 +175,45 @@ async def test_without_a_deadline_of_the_caller_the_configured_one_holds(
         started = time.monotonic()
         assert (await path.call(actor)).code == Code.TIMED_OUT
         assert time.monotonic() - started < 1.5
+
+
+async def test_a_call_whose_caller_has_given_up_is_not_executed(path: DataPath) -> None:
+    actor = await path.launch(actors.COUNTING)
+    late = await path.call(actor, allow=0)
+    assert late.code == Code.TIMED_OUT and "given up" in (late.error or "")
+    assert await executed(path, actor) == 1
+
+
+async def test_a_full_queue_refuses_at_once_and_says_when_to_retry(
+    nats_server: NatsServer, lattice: str, tmp_path: Path
+) -> None:
+    async with data_path(nats_server.url, lattice, tmp_path, limits=Limits(queue_bytes=1)) as path:
+        contract = "test:slow"
+        actor = await path.launch(
+            actors.caller(namespace=contract, operation="S.S", binding="default"), capabilities=[contract]
+        )
+        silent = await Provider.serve(path, contract, answering=False)
+        path.link(actor, silent.key, contract)
+        busy = asyncio.create_task(path.call(actor, allow=1.0))
+        await eventually(lambda: silent.received)
+        started = time.monotonic()
+        refused = await path.call(actor, allow=1.0)
+        assert time.monotonic() - started < 0.5
+        assert refused.code == Code.OVERLOADED and refused.retry_after is not None and refused.retry_after > 0
+        assert (await busy).code == Code.GUEST_ERROR
+
+
+async def test_a_mutilated_invocation_never_silences_the_actor(path: DataPath) -> None:
+    actor = await path.launch(actors.ECHO)
+    chance = random.Random(3)
+    for _ in range(300):
+        payload = bytearray(path.sign(actor, b"argument").encode())
+        for _ in range(chance.randint(1, 3)):
+            payload[chance.randrange(len(payload))] = chance.randrange(256)
+        damaged = bytes(payload[: chance.choice([len(payload), chance.randrange(len(payload))])])
+        answer = InvocationResponse.decode(await path.send(actor, damaged))
+        assert answer.error is not None or answer.msg == b"argument"
+    assert (await path.call(actor, b"alive")).msg == b"alive"
 
 
 async def test_a_chunked_argument_is_refused_in_words(path: DataPath) -> None:
