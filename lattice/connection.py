@@ -142,7 +142,9 @@ def _arguments(options: ConnectOptions, url: str) -> dict[str, Any]:
     elif options.user_jwt.strip():
         jwt, seed = options.user_jwt.strip(), options.seed.strip()
         arguments["user_jwt_cb"] = jwt.encode
-        arguments["signature_cb"] = lambda nonce: base64.b64encode(nkeys.from_seed(seed.encode()).sign(nonce.encode()))
+        arguments["signature_cb"] = lambda nonce: base64.b64encode(
+            nkeys.from_seed(bytearray(seed.encode())).sign(nonce.encode())
+        )
     elif options.seed.strip():
         arguments["nkeys_seed_str"] = options.seed.strip()
     return arguments

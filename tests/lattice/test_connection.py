@@ -18,6 +18,7 @@ from lattice.connection import Connection, ConnectOptions, Limits, connect
 from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, TooLarge, Unreachable
 from lattice.transport import Headers, MessageHandler, State, Transport
 from tests.support.nats import NatsServer, free_port
+from tests.support.operator import Operator
 from tests.support.waiting import eventually
 
 FAST = Limits(retry_min=0.02, retry_max=0.2, confirm_timeout=5.0, drain_timeout=2.0)
@@ -442,6 +443,33 @@ async def test_nkey_users_connect_with_their_seed(tmp_path: Path) -> None:
         with pytest.raises(NotAuthorized, match="must begin with SU") as caught:
             await connect(options)
         assert "NONSENSE" not in str(caught.value)
+    finally:
+        server.stop()
+
+
+async def test_users_of_an_operator_connect_with_token_and_seed(tmp_path: Path, internals: bool) -> None:
+    operator = Operator()
+    server = NatsServer(tmp_path, jetstream=False, config=operator.config).start()
+    try:
+        token, seed = operator.user()
+        async with connected(server.url, internals=internals, user_jwt=f" {token}\n", seed=seed) as connection:
+            await connection.flush()
+            server.restart()
+            await eventually(lambda: connection.state is State.RECONNECTING)
+            await eventually(lambda: connection.state is State.CONNECTED)
+        _, foreign = operator.user()
+        with pytest.raises(NotAuthorized, match="refused the given credentials"):
+            await connect(ConnectOptions(url=server.url, internals=internals, user_jwt=token, seed=foreign))
+        creds = tmp_path / "user.creds"
+        creds.write_text(
+            f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
+            f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        )
+        async with connected(server.url, internals=internals, credentials=str(creds)) as connection:
+            await connection.flush()
+        with pytest.raises(LatticeError, match=r"none\.creds: No such file") as caught:
+            await connect(ConnectOptions(url=server.url, internals=internals, credentials=str(tmp_path / "none.creds")))
+        assert caught.value.code is Code.INVALID
     finally:
         server.stop()
 
