@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from lattice.errors import Code, LatticeError
+from lattice import subjects
+from lattice.errors import Code, LatticeError, MalformedMessage
 
 DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
-DEFAULT_LATTICE = "default"
-DEFAULT_CONTROL_PREFIX = "wasmbus.ctl"
 DEFAULT_TIMEOUT = 2.0
 """Seconds for one request; what the classic command line used."""
 
@@ -85,8 +84,8 @@ class Context:
     """Everything a command needs in order to reach a lattice. Durations in seconds."""
 
     nats_url: str = DEFAULT_NATS_URL
-    lattice: str = DEFAULT_LATTICE
-    control_prefix: str = DEFAULT_CONTROL_PREFIX
+    lattice: str = subjects.DEFAULT_LATTICE
+    control_prefix: str = subjects.DEFAULT_CONTROL_PREFIX
     user_jwt: str = field(default="", repr=False)
     user_seed: str = field(default="", repr=False)
     cluster_seed: str = field(default="", repr=False)
@@ -132,10 +131,12 @@ def resolve(
     settings.check_url(url, source)
     jwt, seed = settings.credentials()
     name = lattice or settings.first("WASMCLOUD_LATTICE", "WASMCLOUD_LATTICE_PREFIX")
+    prefix = settings.first("WASMCLOUD_CTL_TOPIC_PREFIX") or subjects.DEFAULT_CONTROL_PREFIX
+    settings.check_names(name or subjects.DEFAULT_LATTICE, prefix)
     context = Context(
         nats_url=url,
-        lattice=name or (running.lattice if running else DEFAULT_LATTICE),
-        control_prefix=settings.first("WASMCLOUD_CTL_TOPIC_PREFIX") or DEFAULT_CONTROL_PREFIX,
+        lattice=name or (running.lattice if running else subjects.DEFAULT_LATTICE),
+        control_prefix=prefix,
         user_jwt=jwt,
         user_seed=seed,
         cluster_seed=cluster_seed or settings.first("WASMCLOUD_CLUSTER_SEED"),
@@ -181,6 +182,12 @@ class _Settings:
                 usable = False
             if not usable:
                 self.problems.append(f"'{part}' (from {source}) is no NATS address (example: {DEFAULT_NATS_URL})")
+
+    def check_names(self, lattice: str, prefix: str) -> None:
+        try:
+            subjects.Control(lattice, prefix)
+        except MalformedMessage as error:
+            self.problems.append(str(error))
 
     def seconds(self, name: str) -> float:
         text = self.first(name)

@@ -55,7 +55,10 @@ class App:
 
     def run(self, work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
         """Connect to the lattice, do ``work``, disconnect. Raises what ``work`` raises, and Unreachable."""
+        from wasmhost import logs
         from wasmhost.cli.session import Session
+
+        logs.configure("warning", structured=self.output.json)
 
         async def connected() -> T:
             async with Session.open(self.context(), self.output) as session:

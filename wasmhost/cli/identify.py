@@ -32,8 +32,8 @@ def resolve(text: str, candidates: Sequence[Candidate], *, what: str, look: str)
     """The one candidate meant by ``text``.
 
     Tried in this order, the first that matches anything decides: whole key; image reference, name or alias as it
-    stands; name in other letter case; beginning of a key; file name of a reference. More than one match is an error
-    that lists them. ``what`` names the kind ("actor"), ``look`` is the command that lists them.
+    stands; name in other letter case; beginning of a key; file name of a reference; beginning of a name or alias. More
+    than one match is an error that lists them. ``what`` names the kind ("actor"), ``look`` the command that lists all.
     """
     wanted = text.strip().removesuffix("…")
     if not wanted:
@@ -63,6 +63,11 @@ def _by_key_prefix(candidate: Candidate, text: str) -> bool:
     return candidate.key.startswith(text.upper())
 
 
+def _by_name_prefix(candidate: Candidate, text: str) -> bool:
+    folded = text.casefold()
+    return any(name.casefold().startswith(folded) for name in (candidate.name, candidate.alias))
+
+
 def _by_file_name(candidate: Candidate, text: str) -> bool:
     return any(text in (PurePosixPath(r).name, PurePosixPath(r).stem) for r in candidate.references)
 
@@ -73,6 +78,7 @@ _RULES: tuple[Callable[[Candidate, str], bool], ...] = (
     _by_folded_name,
     _by_key_prefix,
     _by_file_name,
+    _by_name_prefix,
 )
 
 

@@ -23,7 +23,13 @@ class Group(click.Group):
 
     def __init__(self, name: str, help: str, members: Mapping[str, str | click.Command]) -> None:
         """``members`` maps a command's name to itself or to ``module:attribute``."""
-        super().__init__(name, help=help, context_settings={"help_option_names": ["-h", "--help"]})
+        short = help.partition(".")[0]
+        super().__init__(
+            name,
+            help=help,
+            short_help=short[:1].lower() + short[1:],
+            context_settings={"help_option_names": ["-h", "--help"]},
+        )
         self._members = members
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -37,6 +37,8 @@ def find(text: str, *candidates: Candidate) -> Candidate:
         "maaa",
         "MAAAQQ…",
         " MAAA ",
+        "ech",
+        "wasmhost/e",
     ],
 )
 def test_key_prefix_name_alias_image_and_file_name_all_work(text: str) -> None:

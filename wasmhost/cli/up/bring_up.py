@@ -314,12 +314,13 @@ def _locked(paths: StatePaths) -> Iterator[Path]:
 
 @contextmanager
 def _signals(handler: Callable[[], None]) -> Iterator[None]:
-    """Call ``handler`` on the loop for SIGINT and SIGTERM while inside."""
+    """Call ``handler`` on the loop for Ctrl-C, for SIGTERM, and when the terminal is closed, while inside."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, handler)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             loop.remove_signal_handler(number)

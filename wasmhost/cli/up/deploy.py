@@ -54,6 +54,8 @@ class Deployment:
         Raises Problem for the first thing that does not work.
         """
         wanted = wanted_links(self._applications, self._images)
+        for entry in await self._session.client.claims():
+            self._progress.names.setdefault(entry.get("sub", ""), entry.get("name", ""))
         ours = self._history.links()
         observed = Observed(
             hosts=[await self._session.client.inventory(self._host_id)],
@@ -127,7 +129,7 @@ class Deployment:
         return f"{self._name(link.actor_id)} -> {self._name(link.provider_id)}"
 
     def _name(self, key: str) -> str:
-        return self._progress.names.get(key, key[:12] + "…")
+        return self._progress.names.get(key) or key[:12] + "…"
 
 
 async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
