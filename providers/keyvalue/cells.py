@@ -2,7 +2,9 @@
 
 Changes of one key that arrive while another is on its way to the server are applied to the value together and written
 once, each with an answer of its own: a hot counter costs one round trip per batch instead of one retry per caller.
-Other processes that write the same key are met with the bucket's revision: a conflict reads again and applies again.
+What was written last is remembered, so that the next change of a key need not read first. The revision tells whether
+the memory was right: an answer leaves only after a write that it allowed, or a read. When another process wrote the
+key, the batch is applied again to what it wrote.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -26,6 +29,8 @@ log = structlog.get_logger()
 MOST_CONFLICTS: Final = 100
 """Lost races in a row after which a batch gives up."""
 MOST_BATCH: Final = 512
+MOST_REMEMBERED: Final = 4096
+"""Keys whose last written value is remembered, and the largest such value in bytes."""
 
 Result = TypeVar("Result")
 
@@ -44,6 +49,7 @@ class Cells:
         self._clock = clock
         self._waiting: dict[str, list[_Request]] = {}
         self._workers: dict[str, asyncio.Task[None]] = {}
+        self._written: OrderedDict[str, tuple[Value, int]] = OrderedDict()
 
     async def read(self, key: str) -> Stored:
         """The value of ``key``; None when there is none or it expired."""
@@ -75,8 +81,10 @@ class Cells:
         entry = await self._bucket.get(stored_key)
         if entry is None:
             return None, 0
-        value = Value.decode(entry.value)
-        return (None if value.ended(self._clock()) else value), entry.revision
+        return self._unless_ended(Value.decode(entry.value)), entry.revision
+
+    def _unless_ended(self, value: Value) -> Stored:
+        return None if value.ended(self._clock()) else value
 
     async def _work(self, stored_key: str, waiting: list[_Request]) -> None:
         """Serve the requests of one key until none is left."""
@@ -97,20 +105,22 @@ class Cells:
             _fail(waiting, LatticeError("the provider is stopping", code=Code.NOT_RUNNING))
 
     async def _serve(self, stored_key: str, batch: list[_Request]) -> None:
+        remembered = self._written.pop(stored_key, None)
         for attempt in range(MOST_CONFLICTS):
-            before, revision = await self._load(stored_key)
-            after = before
-            outcomes: list[tuple[_Request, Any, LatticeError | None]] = []
-            for request in batch:
-                try:
-                    after, answer = request.change(after)
-                    outcomes.append((request, answer, None))
-                except LatticeError as error:
-                    outcomes.append((request, None, error))
+            if remembered is not None:
+                before, revision = self._unless_ended(remembered[0]), remembered[1]
+            else:
+                before, revision = await self._load(stored_key)
+            after, outcomes = _apply(before, batch)
+            if after is before and remembered is not None:
+                remembered = None  # nothing to write that would prove the memory right
+                continue
             try:
                 await self._store(stored_key, before, after, revision)
             except Conflict:
-                await asyncio.sleep(random.uniform(0, min(0.001 * 2**attempt, 0.05)))
+                if remembered is None:
+                    await asyncio.sleep(random.uniform(0, min(0.001 * 2**attempt, 0.05)))
+                remembered = None
                 continue
             for request, answer, failure in outcomes:
                 if request.answer.done():
@@ -130,10 +140,29 @@ class Cells:
             return
         if after is None:
             await self._bucket.delete(stored_key, revision=revision)
-        elif revision:
-            await self._bucket.update(stored_key, after.encode(), revision)
+            return
+        data = after.encode()
+        if revision:
+            revision = await self._bucket.update(stored_key, data, revision)
         else:
-            await self._bucket.create(stored_key, after.encode())
+            revision = await self._bucket.create(stored_key, data)
+        if len(data) <= MOST_REMEMBERED:
+            self._written[stored_key] = after, revision
+            if len(self._written) > MOST_REMEMBERED:
+                self._written.popitem(last=False)
+
+
+def _apply(before: Stored, batch: list[_Request]) -> tuple[Stored, list[tuple[_Request, Any, LatticeError | None]]]:
+    """The value after all changes, and each one's answer or failure."""
+    after = before
+    outcomes: list[tuple[_Request, Any, LatticeError | None]] = []
+    for request in batch:
+        try:
+            after, answer = request.change(after)
+            outcomes.append((request, answer, None))
+        except LatticeError as error:
+            outcomes.append((request, None, error))
+    return after, outcomes
 
 
 def _fail(requests: list[_Request], error: Exception) -> None:

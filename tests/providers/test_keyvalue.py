@@ -178,6 +178,25 @@ async def test_increments_of_two_processes_all_count(host: HostSide, actor: str)
     assert sorted(seen) == list(range(1, 301))
 
 
+async def test_what_one_process_remembers_never_hides_what_another_wrote(host: HostSide, actor: str) -> None:
+    other = KeyPair.generate(Role.SERVICE).public  # a key of its own, or the two would take turns in one queue group
+    one = Store(await start(host, link(host, actor)), actor)
+    elsewhere = host.host_data(other, host.link(actor, other, KEYVALUE.contract_id))
+    two = Store(await host.start(KEYVALUE.module, elsewhere), actor)
+    for n in range(5):
+        item = kv.ListItem(list_name="l", value=f"two {n}")
+        assert await one.do(kv.LIST_ADD, kv.ListItem(list_name="l", value=f"one {n}")) == n + 1
+        assert await two.do(kv.LIST_ADD, item) == n + 2
+        assert await one.do(kv.LIST_DEL, item) is True
+        assert await two.do(kv.LIST_DEL, item) is False
+    await one.set("c", "5")
+    await two.set("c", "wörd")
+    with pytest.raises(RemoteError, match="not an integer"):
+        await one.increment("c")
+    assert await two.do(kv.DEL, "c") is True
+    assert await one.increment("c") == 1
+
+
 async def test_links_share_a_bucket_unless_they_name_another(host: HostSide) -> None:
     actors = [KeyPair.generate(Role.MODULE).public for _ in range(3)]
     other = f"other_{host.name}"
