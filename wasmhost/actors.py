@@ -11,17 +11,17 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 from weakref import WeakValueDictionary
 
 import structlog
 
-from lattice import events
-from lattice.claims import ClaimsError, check_times
+from lattice.claims import check_times
 from lattice.errors import Code, LatticeError
 from lattice.inventory import ActorDescription, InstanceDescription
 from lattice.keys import Role, is_key
 from lattice.transport import Transport
+from wasmhost.actor_events import ActorEvents, PublishEvent
 from wasmhost.admission import Admission
 from wasmhost.config import HostConfig
 from wasmhost.directory import ActorDirectory, RunningActor
@@ -33,9 +33,6 @@ from wasmhost.outbound import Outbound
 from wasmhost.scale import Annotations, Change, Scale
 
 log = structlog.get_logger()
-
-PublishEvent = Callable[[str, Mapping[str, Any]], None]
-"""``(event name, data)``; never waits, never raises."""
 
 MOST_INSTANCES: Final = 1000
 """Instances of one actor on one host."""
@@ -78,13 +75,12 @@ class ActorRegistry:
     ) -> None:
         """``put_claims`` makes an actor's claims known to the lattice; its failure is logged, the actor runs."""
         self._config = config
-        self._host_id = host_id
         self._engine = engine
         self._transport = transport
         self._directory = directory
         self._admission = admission
         self._outbound = outbound
-        self._publish_event = publish_event
+        self._events = ActorEvents(publish_event, host_id)
         self._put_claims = put_claims
         self._clock = clock
         self._trace = trace
@@ -119,9 +115,9 @@ class ActorRegistry:
         """
         wanted = annotations or {}
         # commands with one reference keep their order even though images are read in threads
-        async with self._lock(f"ref {reference}"), self._failures_published(reference, wanted) as failure:
+        async with self._lock(f"ref {reference}"), _Attempt(self._events, reference, wanted) as attempt:
             image = await load_actor(reference, config=self._config, now=self._clock())
-            failure.public_key = image.claims.subject
+            attempt.public_key = image.claims.subject
             async with self._lock(image.claims.subject):
                 running = self._entries.get(image.claims.subject)
                 if running is not None:
@@ -141,7 +137,7 @@ class ActorRegistry:
         target = UNBOUNDED if count is None else count
         async with (
             self._lock(f"ref {reference or actor_id}"),
-            self._failures_published(reference, wanted, actor_id or "") as failure,
+            _Attempt(self._events, reference, wanted, actor_id or "") as attempt,
         ):
             running = self._running(actor_id, reference)
             if running is None and target == 0:
@@ -150,7 +146,7 @@ class ActorRegistry:
             if running is None:
                 image = await load_actor(reference, config=self._config, now=self._clock())
             key = image.claims.subject if image is not None else running.actor.key if running is not None else ""
-            failure.public_key = key
+            attempt.public_key = key
             if actor_id and key != actor_id:
                 raise ActorError(f"{reference} holds actor {key}, not {actor_id}", code=Code.CONFLICT)
             async with self._lock(key):
@@ -369,84 +365,28 @@ class ActorRegistry:
         )
 
     def _tell(self, entry: _Entry, changes: Iterable[Change]) -> None:
-        """Publish the events of what changed, singular and plural: different tools wait for either."""
         for change in changes:
-            for name, data in _change_events(entry.actor, self._host_id, change):
-                self._publish_event(name, data)
-
-    def _failures_published(self, reference: str, annotations: Annotations, public_key: str = "") -> _FailureEvents:
-        return _FailureEvents(self._publish_event, self._host_id, reference, annotations, public_key)
+            self._events.changed(entry.actor, change)
 
 
-class _FailureEvents:
-    """Publishes ``actor_start_failed`` and ``actors_start_failed`` for any error of the block, then lets it pass."""
+@dataclass(slots=True)
+class _Attempt:
+    """One start or scale command: publishes why it failed, then lets the error pass."""
 
-    def __init__(
-        self, publish: PublishEvent, host_id: str, reference: str, annotations: Annotations, public_key: str
-    ) -> None:
-        self._publish = publish
-        self._host_id = host_id
-        self._reference = reference
-        self._annotations = annotations
-        self.public_key = public_key
+    events: ActorEvents
+    reference: str
+    annotations: Annotations
+    public_key: str = ""
+    """Filled in as soon as it is known."""
 
-    async def __aenter__(self) -> _FailureEvents:
+    async def __aenter__(self) -> _Attempt:
         return self
 
-    async def __aexit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        if not isinstance(exc, Exception):
-            return
-        if isinstance(exc, LatticeError):
-            error, code = str(exc), exc.code
-            log.warning("actor.start_failed", reference=self._reference, actor=self.public_key, error=error)
-        else:
-            error, code = "internal error in the host; its log says more", Code.INTERNAL
-            log.error("actor.start_broke", reference=self._reference, actor=self.public_key, exc_info=exc)
-        problem = exc.problem if isinstance(exc, ClaimsError) else None
-        self._publish(*events.actor_start_failed(actor_ref=self._reference, error=error, code=code, problem=problem))
-        self._publish(
-            *events.actors_start_failed(
-                public_key=self.public_key,
-                image_ref=self._reference,
-                annotations=self._annotations,
-                host_id=self._host_id,
-                error=error,
-                code=code,
-                problem=problem,
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            self.events.failed(
+                error, reference=self.reference, public_key=self.public_key, annotations=self.annotations
             )
-        )
-
-
-def _change_events(actor: RunningActor, host_id: str, change: Change) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    claims = actor.claims
-    for instance in change.started:
-        yield events.actor_started(
-            public_key=actor.key,
-            image_ref=actor.reference,
-            instance_id=instance,
-            annotations=change.annotations,
-            claims=claims.event_document(),
-        )
-    if change.started:
-        yield events.actors_started(
-            public_key=actor.key,
-            image_ref=actor.reference,
-            annotations=change.annotations,
-            host_id=host_id,
-            claims=claims.event_document(),
-            count=len(change.started),
-        )
-    for instance in change.stopped:
-        yield events.actor_stopped(public_key=actor.key, instance_id=instance, annotations=change.annotations)
-    if change.stopped:
-        yield events.actors_stopped(
-            host_id=host_id,
-            public_key=actor.key,
-            image_ref=actor.reference,
-            count=len(change.stopped),
-            remaining=change.remaining,
-            annotations=change.annotations,
-        )
 
 
 async def _all(work: Iterable[Awaitable[object]]) -> None:
