@@ -146,6 +146,16 @@ def _choice(*choices: str) -> Parser:
     return parse
 
 
+_LOG_LEVELS = {"trace": "debug", "warn": "warning", "critical": "error"}
+_read_log_level = _choice("debug", "info", "warning", "error")
+
+
+def _log_level(value: object) -> Value:
+    """A level in our words or in those of the classic hosts."""
+    text = _text(value).lower()
+    return _read_log_level(_LOG_LEVELS.get(text, text))
+
+
 def _label_pairs(value: object) -> Mapping[str, str]:
     if isinstance(value, Mapping):
         return {_text(key): _text(item) for key, item in value.items()}
@@ -220,7 +230,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("actor_deadline_ms", _MS, "10000", ("WASMHOST_ACTOR_DEADLINE_MS",)),
     Setting(
         "log_level",
-        _choice("debug", "info", "warning", "error"),
+        _log_level,
         "info",
         ("WASMCLOUD_LOG_LEVEL", "WASMCLOUD_STRUCTURED_LOG_LEVEL"),
     ),

@@ -128,6 +128,11 @@ def test_no_setting_and_no_seed_becomes_a_label(tmp_path: Path) -> None:
     assert not set(labels) & {"SEED", "seed", "config", "key"}
 
 
+def test_log_levels_of_classic_hosts_are_understood(tmp_path: Path) -> None:
+    for text, level in {"WARN": "warning", "trace": "debug", "critical": "error", "info": "info"}.items():
+        assert load({}, environ(tmp_path, WASMCLOUD_LOG_LEVEL=text)).log_level == level
+
+
 def test_a_named_file_must_exist_and_be_readable(tmp_path: Path) -> None:
     assert "no such file" in problems({}, environ(tmp_path), tmp_path / "missing.json")[0]
     broken = tmp_path / "broken.yaml"
