@@ -12,6 +12,7 @@ import secrets
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import nats.errors
@@ -62,7 +63,7 @@ async def connect(options: ConnectOptions) -> Connection:
     refuses the credentials, and LatticeError with code INVALID for an address that is none.
     """
     urls = addresses.parse(options.url)
-    _check_seed(options.seed)
+    _check(options)
     if options.internals and (problem := await internals_problem()) is not None:
         log.warning("connection.slow_path", reason=problem)
         direct = False
@@ -83,12 +84,15 @@ async def connect(options: ConnectOptions) -> Connection:
     return connection
 
 
-def _check_seed(seed: str) -> None:
-    """Before anything is sent, and without a word of the seed in the error, which the libraries' own might hold."""
-    if not seed.strip():
+def _check(options: ConnectOptions) -> None:
+    """What can be found wrong before anything is sent. The libraries' own errors might hold a word of the seed."""
+    if options.tls_ca and not Path(options.tls_ca).is_file():
+        raise LatticeError(f"{options.tls_ca}: no such file; it should hold certificates to trust", code=Code.INVALID)
+    seed = options.seed.strip()
+    if not seed:
         return
     try:
-        pair = nkeys.from_seed(bytearray(seed.strip().encode()))
+        pair = nkeys.from_seed(bytearray(seed.encode()))
         if not pair.public_key.startswith(b"U"):
             raise ValueError
     except Exception:

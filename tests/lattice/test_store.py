@@ -43,6 +43,10 @@ class Watched:
         async for change in bucket.watch():
             self.seen.append(change)
 
+    async def shows(self, change: Change) -> None:
+        """Wait until ``change`` is the last that was yielded."""
+        await eventually(lambda: self.seen and self.seen[-1] == change)
+
     async def stop(self) -> None:
         self._task.cancel()
         await asyncio.wait({self._task}, timeout=5)
@@ -176,11 +180,10 @@ async def test_a_watch_tells_the_present_then_a_mark_then_changes(bucket: Bucket
     watched = Watched(bucket)
     await eventually(lambda: None in watched.seen)
     assert watched.seen == [Change("a", b"1", first), None]
-    second = await bucket.put("b", b"2")
-    third = await bucket.delete("a")
-    fourth = await bucket.purge("b")
-    await eventually(lambda: len(watched.seen) == 5)
-    assert watched.seen[2:] == [Change("b", b"2", second), Change("a", None, third), Change("b", None, fourth)]
+    await watched.shows(Change("b", b"2", await bucket.put("b", b"2")))
+    await watched.shows(Change("a", None, await bucket.delete("a")))
+    await watched.shows(Change("b", None, await bucket.purge("b")))
+    assert len(watched.seen) == 5
     await watched.stop()
 
 
