@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lattice import jwt
 from lattice.errors import MalformedMessage
@@ -113,8 +113,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-@dataclass(frozen=True, slots=True)
-class InvocationClaims:
+class InvocationClaims(NamedTuple):
     """What a token says; nothing of it is verified yet. Times are whole seconds since the epoch."""
 
     issuer: str
@@ -136,8 +135,8 @@ NO_METADATA: Final = "No wascap metadata found on claims"
 
 def parse(encoded_claims: str) -> InvocationClaims:
     """Read a token without verifying it; MalformedMessage says which member is wrong."""
-    token = jwt.decode(_WHAT, encoded_claims)
-    body = token.body
+    data, signing_input, signature = jwt.split(_WHAT, encoded_claims)
+    body = _body(data)
     metadata = body.get("wascap")
     if type(metadata) is not dict:
         raise MalformedMessage(NO_METADATA)
@@ -148,11 +147,31 @@ def parse(encoded_claims: str) -> InvocationClaims:
         _text(metadata, "origin_url"),
         _text(metadata, "hash"),
         _seconds(body, "iat"),
-        _seconds(body, "exp") if body.get("exp") is not None else None,
-        _seconds(body, "nbf") if body.get("nbf") is not None else None,
-        token.signing_input,
-        token.signature,
+        None if body.get("exp") is None else _seconds(body, "exp"),
+        None if body.get("nbf") is None else _seconds(body, "nbf"),
+        signing_input,
+        signature,
     )
+
+
+_READ: Final = json.JSONDecoder().raw_decode
+
+
+def _body(data: bytes) -> dict[str, Any]:
+    """The JSON object of a token.
+
+    Duplicate members are not looked for, unlike in claims of actors: the last one counts, also for the issuer whose
+    key must fit, so there is no second reading that somebody could profit from. It saves 3 µs per call.
+    """
+    try:
+        body, end = _READ(data.decode())
+        if end != len(data):  # white space around it, or text that is not ASCII
+            body = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise MalformedMessage(f"{_WHAT}: the body is not JSON") from error
+    if type(body) is not dict:
+        raise MalformedMessage(f"{_WHAT}: the body is not a JSON object")
+    return body
 
 
 def _text(members: dict[str, Any], name: str) -> str:

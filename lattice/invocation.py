@@ -64,48 +64,44 @@ class Entity:
         return self.public_key[:1].upper() == "V"
 
 
+@lru_cache(maxsize=4096)
 def _entity(public_key: bytes, link_name: bytes, contract_id: bytes) -> Entity:
+    """TypeError for what is not bytes, UnicodeDecodeError for what is not text."""
+    if not type(public_key) is type(link_name) is type(contract_id) is bytes:
+        raise TypeError
+    return Entity(public_key.decode(), link_name.decode(), contract_id.decode())
+
+
+def _read_entity(value: Any, name: str) -> Entity:
     try:
-        return Entity(public_key.decode(), link_name.decode(), contract_id.decode())
-    except UnicodeDecodeError as error:
-        raise MalformedMessage("invocation: an entity is not UTF-8 text") from error
+        key, link, contract = value[b"public_key"], value[b"link_name"], value[b"contract_id"]
+        # only small ones are kept, or a peer could have us keep thousands of huge ones
+        if len(key) + len(link) + len(contract) <= _CACHED_ENTITY_BYTES:
+            return _entity(key, link, contract)
+    except (TypeError, KeyError, UnicodeDecodeError):
+        pass
+    return _read_unusual_entity(value, f"invocation: {name}")
 
 
-_cached_entity = lru_cache(maxsize=4096)(_entity)
+def _read_unusual_entity(value: object, what: str) -> Entity:
+    """A large one, one with absent members, a positional one, or none at all."""
+    if value is None:
+        raise MalformedMessage(f"{what} is missing")
+    if isinstance(value, list) and len(value) <= 3:
+        value = dict(zip((b"public_key", b"link_name", b"contract_id"), value, strict=False))
+    fields = wire.Fields.of(what, value)
+    return Entity(fields.text("public_key"), fields.text("link_name"), fields.text("contract_id"))
 
 
-def _read_entity(members: dict[bytes, Any], name: bytes) -> Entity:
-    raw = members.get(name)
-    if type(raw) is dict:
-        parts = (raw.get(b"public_key"), raw.get(b"link_name"), raw.get(b"contract_id"))
-    elif type(raw) is list and len(raw) <= 3:
-        parts = (*raw, None, None, None)[:3]
-    elif raw is None:
-        raise MalformedMessage(f"invocation: {name.decode()} is missing")
-    else:
-        raise MalformedMessage(f"invocation: {name.decode()} is {wire.kind(raw)}, not a map")
-    size = 0
-    for part in parts:
-        if part is not None:
-            if type(part) is not bytes:
-                raise MalformedMessage(f"invocation: a member of {name.decode()} is {wire.kind(part)}, not text")
-            size += len(part)
-    key, link, contract = parts
-    # only small ones are kept, or a peer could have us keep thousands of huge ones
-    build = _cached_entity if size <= _CACHED_ENTITY_BYTES else _entity
-    return build(key or b"", link or b"", contract or b"")
-
-
-def _read_text(what: str, members: dict[bytes, Any], name: bytes) -> str:
-    value = members.get(name)
-    if type(value) is bytes:
-        try:
-            return value.decode()
-        except UnicodeDecodeError as error:
-            raise MalformedMessage(f"{what}: {name.decode()} is not UTF-8 text") from error
+def _text(value: object, what: str) -> str:
+    """A text member that may be absent. ``what`` names it in errors."""
     if value is None:
         return ""
-    raise MalformedMessage(f"{what}: {name.decode()} is {wire.kind(value)}, not text")
+    return wire.text_of(what, value)
+
+
+def _octets(value: object, what: str) -> bytes:
+    return b"" if value is None else wire.octets_of(what, value)
 
 
 def _members(what: str, data: bytes, positions: tuple[bytes, ...]) -> dict[bytes, Any]:
@@ -182,20 +178,18 @@ class Invocation:
     @classmethod
     def decode(cls, data: bytes) -> Invocation:
         """Raise MalformedMessage, and nothing else, whatever ``data`` is. Unknown members are ignored."""
-        members = _members("invocation", data, _INVOCATION_POSITIONS)
-        msg = members.get(b"msg", b"")
-        if type(msg) is not bytes:
-            msg = b"" if msg is None else wire.octets_of("invocation: msg", msg)
-        trace = members.get(b"traceContext")
-        length = members.get(b"content_length")
+        get = _members("invocation", data, _INVOCATION_POSITIONS).get
+        msg = get(b"msg")
+        trace = get(b"traceContext")
+        length = get(b"content_length")
         return cls(
-            origin=_read_entity(members, b"origin"),
-            target=_read_entity(members, b"target"),
-            operation=_read_text("invocation", members, b"operation"),
-            msg=msg,
-            id=_read_text("invocation", members, b"id"),
-            encoded_claims=_read_text("invocation", members, b"encoded_claims"),
-            host_id=_read_text("invocation", members, b"host_id"),
+            origin=_read_entity(get(b"origin"), "origin"),
+            target=_read_entity(get(b"target"), "target"),
+            operation=_text(get(b"operation"), "invocation: operation"),
+            msg=msg if type(msg) is bytes else _octets(msg, "invocation: msg"),
+            id=_text(get(b"id"), "invocation: id"),
+            encoded_claims=_text(get(b"encoded_claims"), "invocation: encoded_claims"),
+            host_id=_text(get(b"host_id"), "invocation: host_id"),
             content_length=None if length is None else _length("invocation", length),
             trace_context=wire.Fields("invocation", {b"traceContext": trace}).mapping("traceContext")
             if trace
@@ -257,25 +251,26 @@ class InvocationResponse:
     @classmethod
     def decode(cls, data: bytes) -> InvocationResponse:
         """Raise MalformedMessage, and nothing else, whatever ``data`` is. Unknown members are ignored."""
-        members = _members("invocation response", data, _RESPONSE_POSITIONS)
+        get = _members("invocation response", data, _RESPONSE_POSITIONS).get
         # Elixir hosts send msg as a string of any bytes, or as an empty array
-        msg = members.get(b"msg", b"")
+        msg = get(b"msg")
         if type(msg) is not bytes:
-            msg = b"" if msg is None else wire.octets_of("invocation response: msg", msg)
-        length = members.get(b"content_length")
-        invocation_id = _read_text("invocation response", members, b"invocation_id")
+            msg = _octets(msg, "invocation response: msg")
+        length = get(b"content_length")
         if length is not None:
             length = _length("invocation response", length)
-        if members.get(b"error") is None:
+        invocation_id = _text(get(b"invocation_id"), "invocation response: invocation_id")
+        error = get(b"error")
+        if error is None:
             return cls(msg=msg, invocation_id=invocation_id, content_length=length)
-        retry = members.get(b"retry_after")
+        retry = get(b"retry_after")
+        if retry is not None:
+            retry = wire.integer_of("invocation response: retry_after", retry, 0, 2**53) / 1000
         return cls(
             msg=msg,
             invocation_id=invocation_id,
-            error=_read_text("invocation response", members, b"error"),
+            error=_text(error, "invocation response: error"),
             content_length=length,
-            code=_read_text("invocation response", members, b"code") or None,
-            retry_after=None
-            if retry is None
-            else wire.integer_of("invocation response: retry_after", retry, 0, 2**53) / 1000,
+            code=_text(get(b"code"), "invocation response: code") or None,
+            retry_after=retry,
         )

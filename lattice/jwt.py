@@ -43,11 +43,11 @@ def decode_segment(what: str, segment: bytes) -> bytes:
         or (remainder == 2 and segment[-1] not in _LAST_OF_ONE_BYTE)
         or (remainder == 3 and segment[-1] not in _LAST_OF_TWO_BYTES)
     ):
-        raise MalformedMessage(f"{what} is not base64url")
+        raise MalformedMessage(f"{what}: a segment is not strict base64url")
     try:
         return binascii.a2b_base64(segment.translate(_FROM_URL) + padding, strict_mode=True)
     except binascii.Error as error:
-        raise MalformedMessage(f"{what} is not base64url") from error
+        raise MalformedMessage(f"{what}: a segment is not strict base64url") from error
 
 
 HEADER: Final = encode_segment(b'{"typ":"jwt","alg":"Ed25519"}')
@@ -76,22 +76,28 @@ def decode(what: str, token: str) -> Token:
 
     Raises MalformedMessage, whose text begins with ``what``. The signature is *not* verified.
     """
+    body, signing_input, signature = split(what, token)
+    return Token(_object(f"{what}: the body", body), signing_input, signature)
+
+
+def split(what: str, token: str) -> tuple[bytes, bytes, bytes]:
+    """The undecoded JSON body, the signed text and the 64 bytes of signature of a token with the right header.
+
+    Raises MalformedMessage as :func:`decode` does, of which it is the first half.
+    """
     if len(token) > MAX_TOKEN:
         raise MalformedMessage(f"{what}: the token is larger than {MAX_TOKEN} characters")
     try:
-        header, body, signature = token.encode("ascii").split(b".")
+        signing_input, _, signature = token.encode("ascii").rpartition(b".")
+        header, body = signing_input.split(b".")
     except ValueError as error:
         raise MalformedMessage(f"{what}: not a token of three segments") from error
     if header != _HEADER_BYTES:
         _check_header(what, header)
-    decoded = decode_segment(f"{what}: the signature", signature)
+    decoded = decode_segment(what, signature)
     if len(decoded) != 64:
         raise MalformedMessage(f"{what}: the signature has {len(decoded)} bytes instead of 64")
-    return Token(
-        body=_object(f"{what}: the body", decode_segment(f"{what}: the body", body)),
-        signing_input=token[: len(header) + 1 + len(body)].encode("ascii"),
-        signature=decoded,
-    )
+    return decode_segment(what, body), signing_input, decoded
 
 
 def _check_header(what: str, segment: bytes) -> None:

@@ -7,7 +7,7 @@ exception that leaves this module while reading is :class:`~lattice.errors.Malfo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import msgpack  # type: ignore[import-untyped]
@@ -259,28 +259,44 @@ class Fields:
 
     def mapping(self, name: str) -> dict[str, str]:
         """A map of text to text; empty when absent."""
-        label = self._label(name)
-        return {key: text_of(f"{label}.{key}", value) for key, value in self._items(name)}
+        members = self._map(name)
+        try:
+            return {key.decode(): value.decode() for key, value in members.items()}
+        except (AttributeError, UnicodeDecodeError):
+            label = self._label(name)
+            names = {key: self._key(label, key) for key in members}
+            return {name: text_of(f"{label}.{name[:60]}", members[key]) for key, name in names.items()}
 
     def text_lists(self, name: str) -> dict[str, tuple[str, ...]]:
         """A map of text to lists of text, as HTTP headers are; empty when absent."""
-        label = self._label(name)
-        return {key: texts_of(f"{label}.{key}", value) for key, value in self._items(name)}
+        result = {}
+        for key, values in self._map(name).items():
+            try:
+                if type(values) is not list:
+                    raise TypeError
+                result[key.decode()] = tuple([value.decode() for value in values])
+            except (AttributeError, TypeError, UnicodeDecodeError):
+                label = self._label(name)
+                name_of_key = self._key(label, key)
+                result[name_of_key] = texts_of(f"{label}.{name_of_key[:60]}", values)
+        return result
 
     def fields(self, name: str) -> Fields:
         """A nested map; one without members when absent."""
         value = self.raw(name)
         return Fields(self._label(name), {}) if value is None else Fields.of(self._label(name), value)
 
-    def _items(self, name: str) -> Iterator[tuple[str, object]]:
+    def _map(self, name: str) -> dict[Any, Any]:
         value = self.raw(name)
         if value is None:
-            return
-        label = self._label(name)
-        if not isinstance(value, dict):
-            raise MalformedMessage(f"{label} is {kind(value)}, not a map")
-        for key, item in value.items():
-            yield text_of(f"{label}: a key", key), item
+            return {}
+        if isinstance(value, dict):
+            return value
+        raise MalformedMessage(f"{self._label(name)} is {kind(value)}, not a map")
+
+    @staticmethod
+    def _key(label: str, key: object) -> str:
+        return text_of(f"{label}: a key", key)
 
 
 def packed_text(value: str) -> bytes:
