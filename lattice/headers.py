@@ -17,7 +17,10 @@ _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 def encode(headers: Headers) -> bytes:
-    """The block, or nothing when there are no headers. Raises MalformedMessage for what cannot stand in it."""
+    """The block, or nothing when there are no headers. Raises MalformedMessage for what cannot stand in it.
+
+    Blanks around a value are lost on the way.
+    """
     return _encode(tuple(headers.items())) if headers else b""
 
 
@@ -31,7 +34,10 @@ def _encode(items: tuple[tuple[str, str], ...]) -> bytes:
         if "\r" in value or "\n" in value:
             raise MalformedMessage(f"header {name}: the value must not hold line breaks")
         lines.append(f"{name}: {value}")
-    return "\r\n".join([*lines, "", ""]).encode()
+    try:
+        return "\r\n".join([*lines, "", ""]).encode()
+    except UnicodeEncodeError as error:
+        raise MalformedMessage("a header value holds half of a surrogate pair") from error
 
 
 @lru_cache(maxsize=512)
