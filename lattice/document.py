@@ -100,9 +100,11 @@ class Document:
         value = self._members.get(name)
         if value is None:
             return None
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _U64_MAX:
-            return value
-        raise self._wrong(name, "an integer of 0 or more")
+        if isinstance(value, int) and not isinstance(value, bool):
+            if 0 <= value <= _U64_MAX:
+                return value
+            raise MalformedMessage(f"{self.what}: {name} is negative or has more than 64 bits")
+        raise self._wrong(name, "an integer")
 
     def count(self, name: str, default: int = 0) -> int:
         value = self.optional_count(name)

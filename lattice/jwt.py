@@ -122,7 +122,10 @@ _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_re
 
 def _object(what: str, data: bytes) -> dict[str, Any]:
     try:
-        value = _DECODER.decode(data.decode())
+        text = data.decode()
+        value = _DECODER.decode(text)
+        if "\\u" in text:  # half a surrogate pair, which nobody could print or send afterwards
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         reason = "has duplicate members" if "duplicate" in str(error) else "is not JSON"
         raise MalformedMessage(f"{what} {reason}") from error
