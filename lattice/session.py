@@ -222,14 +222,15 @@ class Connection:
         wire = self._wire
         if wire is not None and self._state is State.CONNECTED:
             with suppress(WireLost, TimeoutError):
-                self._write(wire)
-                for sid, subscription in self._subscriptions.items():
-                    if subscription.subject != f"{self._inbox}*":
-                        wire.unsubscribe(sid)
-                await wire.barrier(self._limits.drain_timeout)
-                # What the last messages caused was queued while the barrier was on its way.
-                self._write(wire)
-                await wire.barrier(self._limits.drain_timeout)
+                async with asyncio.timeout(self._limits.drain_timeout):
+                    self._write(wire)
+                    for sid, subscription in self._subscriptions.items():
+                        if subscription.subject != f"{self._inbox}*":
+                            wire.unsubscribe(sid)
+                    await wire.barrier(self._limits.drain_timeout)
+                    # What the last messages caused was queued while the barrier was on its way.
+                    self._write(wire)
+                    await wire.barrier(self._limits.drain_timeout)
         await self.close()
 
     async def close(self) -> None:
