@@ -52,6 +52,9 @@ class HttpServer(Provider):
             _, late = await asyncio.wait(self._closing, timeout=STOP_TIMEOUT)
             for task in late:
                 task.cancel()
+            if late:
+                log.warning("http.requests_abandoned", addresses=len(late))
+                await asyncio.wait(late)
 
     async def _route(self, actor: str, settings: HttpLink) -> None:
         """Lead requests to ``actor``; opens the listener if it is the first of its address."""
@@ -91,6 +94,13 @@ class HttpServer(Provider):
             del self._listeners[address]
             listener.stop_listening()
             # Requests in flight may take as long as a call; the link change does not wait for them.
-            task = asyncio.get_running_loop().create_task(listener.close(timeout), name=f"close {address}")
+            task = asyncio.get_running_loop().create_task(_close(listener, timeout), name=f"close {address}")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+async def _close(listener: Listener, timeout: float) -> None:
+    try:
+        await listener.close(timeout)
+    except Exception:
+        log.exception("http.close_failed", address=format_address(listener.address))
