@@ -223,8 +223,16 @@ class Service:
     # --- health, shutdown ---
 
     def _on_health(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
-        if subjects.is_inbox(reply):
+        if subjects.is_inbox(reply) and self._is_asked(payload):
             self._publish(reply, wire.pack(self.health()))
+
+    def _is_asked(self, question: bytes) -> bool:
+        """Our hosts name the process that they mean, as every process of this provider in the lattice hears them."""
+        try:
+            meant = wire.Fields.unpack("health question", question).text("instance_id") if question else ""
+        except MalformedMessage:
+            return True  # classic hosts send anything
+        return meant in ("", self._host_data.instance_id)
 
     def health(self) -> dict[str, object]:
         """The health reply: the classic members, then ours (``state`` and ``links``)."""

@@ -7,6 +7,7 @@ import collections
 import contextlib
 import json
 import logging
+import signal
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ _LEVELS: Final = {
     "critical": logging.ERROR,
 }
 _LOG_MEMBERS: Final = frozenset({"event", "level", "timestamp", "provider", "provider_id", "link_name", "text"})
-_READY_POLL: Final = (0.03, 1.0)
+_READY_POLL: Final = (0.03, 0.25)
 """First and longest pause between the questions whether a new process is ready, in seconds."""
 
 
@@ -116,6 +117,9 @@ class SupervisedProvider:
         self._process: ProviderProcess | None = None
         self._answered = False
         self._ever_answered = False
+        self._killed = False
+        self._complaint = ""
+        """The last thing that the process said which may explain its end."""
         self._healthy = False
         self._unhealthy_reason = ""
         self._check_now = asyncio.Event()
@@ -208,10 +212,13 @@ class SupervisedProvider:
     def _note_death(self, reason: str) -> None:
         was_up = self._answered
         self._answered, self._healthy = False, False
-        self.condition, self.error = Condition.FAILED, reason
-        self.links = {actor: LinkStatus(Condition.FAILED, reason) for actor in self.links}
+        # One that has worked, or that somebody killed, is on its way back; one that ended by itself before it ever
+        # answered has yet to show that it can work at all.
+        coming_back = was_up or self._killed
+        self.condition, self.error = Condition.STARTING if coming_back else Condition.FAILED, reason
+        self.links = {actor: LinkStatus(self.condition, reason) for actor in self.links}
         self._log.warning("provider.died", reason=reason, restarts=self.restarts)
-        if was_up:
+        if coming_back:
             self._publish(events.provider_stopped, **self._instance(), reason=reason)
         else:
             self._publish_start_failure(reason)
@@ -219,7 +226,8 @@ class SupervisedProvider:
     async def _run_once(self) -> str:
         """Start one process and watch it to its end; why it ended."""
         self.instance_id = str(uuid.uuid4())
-        self._answered = False
+        self._answered = self._killed = False
+        self._complaint = ""
         self.links = {
             link.actor_id: LinkStatus(Condition.STARTING)
             for link in self._around.links_of(self.image.public_key, self.link_name)
@@ -242,8 +250,9 @@ class SupervisedProvider:
         watching = asyncio.create_task(self._watch(process), name=f"health of {self.image.name}")
         try:
             code = await process.wait()
-            last = f": {self.last_lines[-1]}" if self.last_lines else ""
-            return describe_exit(code) + last
+            self._killed = code in (-signal.SIGKILL, -signal.SIGTERM)
+            last_words = f": {self._complaint}" if self._complaint and not self._killed else ""
+            return describe_exit(code) + last_words
         finally:
             watching.cancel()
             await process.kill()  # of its group, whatever is left
@@ -386,7 +395,11 @@ class SupervisedProvider:
     def _on_line(self, line: str) -> None:
         """Log one line of its output; ours are JSON, others anything."""
         level, text, fields = read_log_line(line)
-        self.last_lines.append(text)
+        reason = fields.get("reason")
+        said = f"{text}: {reason}" if isinstance(reason, str) else text
+        self.last_lines.append(said)
+        if level >= logging.WARNING or text is line:
+            self._complaint = said
         self._log.log(level, "provider.log", text=text, **fields)
 
 
