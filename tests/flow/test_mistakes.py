@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.http import answers
-from tests.support.processes import ROOT, WASMHOST, Running, run, user_environment, wait_until
+from tests.support.processes import ROOT, WASMHOST, Running, run, user_environment
 
 Manifest = Callable[[str], Path]
 Start = Callable[..., Running]
@@ -82,7 +82,7 @@ def test_a_state_folder_without_write_permission(tmp_path: Path, manifest: Manif
 
 def test_a_second_up_beside_the_first(start: Start, manifest: Manifest, http_port: int, env: dict[str, str]) -> None:
     up = start("up", str(manifest("echo")))
-    wait_until(lambda: answers(http_port), timeout=15, what="the first up")
+    up.wait_until(lambda: answers(http_port), timeout=15, what="the first up")
     second = run(["up", str(manifest("echo"))], env=env)
     assert second.returncode == 5, second.stderr
     assert "Traceback" not in second.stderr

@@ -124,6 +124,18 @@ class Running:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.output}") from None
 
+    def wait_until(self, condition: Callable[[], object], *, timeout: float, what: str) -> None:
+        """Like the function of that name; a failure shows the output so far, and an early end is one."""
+
+        def holds() -> bool:
+            assert self.process.poll() is None, f"ended with {self.process.returncode}"
+            return bool(condition())
+
+        try:
+            wait_until(holds, timeout=timeout, what=what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.output}") from None
+
     def family(self) -> set[ProcessId]:
         """All descendants seen so far; call while it runs so that leftovers can be named afterwards."""
         self._seen |= descendants(self.process.pid)
