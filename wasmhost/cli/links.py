@@ -214,7 +214,7 @@ async def wait_ready(session: Session, link: LinkDefinition) -> LinkState | None
         nonlocal last
         if link not in await session.client.links():
             return None
-        inventories = await session.inventories()
+        inventories = await session.inventories(complete=True)
         last = link_state(link, inventories)
         if last is not None and last.state in ("failed", "degraded"):
             raise link_failure(link, last.reason, last.code)

@@ -129,11 +129,20 @@ class Output:
         self._write(table(columns, rows, width=self.width))
 
     def facts(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Print ``name  value`` lines, one per fact, aligned."""
+        """Print ``name  value`` lines, one per fact, aligned; a long value goes on below its beginning."""
         known = [(name, printable(value)) for name, value in pairs if value]
         wide = max((len(name) for name, _ in known), default=0)
         for name, value in known:
-            self._write(f"{name.ljust(wide)}{GAP}{value}")
+            self._write(
+                textwrap.fill(
+                    value,
+                    self.width,
+                    initial_indent=name.ljust(wide) + GAP,
+                    subsequent_indent=" " * wide + GAP,
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            )
 
     def text(self, text: str = "") -> None:
         """Print a line of data."""

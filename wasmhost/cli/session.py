@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Self, TypeVar
 
 from lattice.client import ControlClient
@@ -85,14 +85,17 @@ class Session:
             )
         return hosts
 
-    async def inventories(self) -> list[Inventory]:
-        """What runs on every host now. A host that left since it was first heard of is left out."""
+    async def inventories(self, *, complete: bool = False) -> list[Inventory]:
+        """What runs on every host now. A host that left since it was first heard of is left out.
+
+        ``complete``: raise Unreachable instead of leaving one out, where its silence must not look like its absence.
+        """
         answers = await asyncio.gather(
             *(self.client.inventory(host.id) for host in await self.some_hosts()), return_exceptions=True
         )
         found = []
         for answer in answers:
-            if isinstance(answer, Unreachable):
+            if isinstance(answer, Unreachable) and not complete:
                 continue
             if isinstance(answer, BaseException):
                 raise answer
@@ -141,12 +144,14 @@ class Watch:
     ) -> T:
         """The first result of ``event``, asked for each event, or of ``state``, asked after each and now and then.
 
-        Either may raise Problem. Raises TimeoutError after ``timeout`` seconds.
+        Either may raise Problem. Nobody answering is no answer: the NATS server may be restarting. Raises TimeoutError
+        after ``timeout`` seconds.
         """
         async with asyncio.timeout(timeout):
             while True:
-                if (result := await state()) is not None:
-                    return result
+                with suppress(Unreachable):
+                    if (result := await state()) is not None:
+                        return result
                 found = await self._next()
                 if found is not None and (result := event(found)) is not None:
                     return result

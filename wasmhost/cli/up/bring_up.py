@@ -38,6 +38,8 @@ ANSWER_TIMEOUT = 20.0
 RESTART_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Seconds before each new start of a NATS server that ended by itself; after the last one, `up` gives up."""
 STABLE_AFTER = 60.0
+IMPATIENCE = 1.0
+"""Seconds after which another signal means "now": tools such as `timeout` send one to us and one to our group."""
 
 
 class Stopped(Exception):
@@ -84,16 +86,20 @@ class _Up:
         self._output = output
         self._progress = progress
         self._stop = asyncio.Event()
+        self._asked_at = 0.0
         self._server: NatsServer | None = None
         self._failure: Problem | None = None
 
     def ask_to_stop(self) -> None:
-        """A signal arrived: the first one drains, the second one ends at once."""
+        """A signal arrived: the first one drains, a later one ends at once."""
         if self._stop.is_set():
+            if self._progress.elapsed - self._asked_at < IMPATIENCE:
+                return
             # What we started goes with us: providers watch their standard input, the NATS server its parent.
             UpRecord.remove(self._config.paths.host)
             os._exit(ExitCode.INTERRUPTED)
         self._stop.set()
+        self._asked_at = self._progress.elapsed
         self._progress.step(
             f"Stopping: calls in flight get up to {self._config.drain_timeout:g} s; Ctrl-C again ends them now."
         )
