@@ -85,6 +85,7 @@ def test_a_killed_key_value_provider_comes_back_and_counting_goes_on(
 ) -> None:
     up = start("up", str(manifest("kvcounter")))
     up.wait_until(lambda: answers(http_port, "/load"), timeout=15, what="the application")
+    up.wait_for_output("Ready after")
     with Load(http_port, "/load") as load:
         up.wait_until(lambda: len(load.good_at) > 50, timeout=20, what="traffic")
         victim = up.child("providers.keyvalue")
@@ -107,6 +108,7 @@ def test_a_restarted_nats_server_costs_seconds_and_no_subscription(
     try:
         up = start("up", "--nats-url", server.url, str(manifest("kvcounter")))
         up.wait_until(lambda: answers(http_port, "/load"), timeout=15, what="the application")
+        up.wait_for_output("Ready after")
         with Load(http_port, "/load") as load:
             up.wait_until(lambda: len(load.good_at) > 20, timeout=20, what="traffic")
             server.restart(signal.SIGKILL)
