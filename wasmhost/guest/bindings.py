@@ -223,6 +223,11 @@ def grow_memory(context: int, memory: int, pages: int) -> None:
     check_error(_memory_grow(context, memory, pages, ctypes.addressof(before)))
 
 
+def bytes_at(base: int, amount: int) -> memoryview:
+    """Memory of a guest as bytes. Release it before the store is deleted."""
+    return memoryview((c_uint8 * amount).from_address(base)).cast("B")
+
+
 def words_at(base: int, amount: int) -> memoryview:
     """Memory of a guest as 32-bit words. Release it before the store is deleted."""
     return memoryview((c_uint32 * amount).from_address(base)).cast("B").cast("I")

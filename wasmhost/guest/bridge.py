@@ -36,7 +36,7 @@ VERSION_EXPORTS = ("__wasmbus_rpc_version", "__actor_api_version")
 
 PAGE = 65536
 
-STATUS, PAGES, LOG_USED, LOG_DROPPED = 0, 1, 2, 3
+PLAIN, STATUS, LOG_USED, LOG_DROPPED = 0, 1, 2, 3
 RESPONSE, ERROR = 4, 9
 GIVEN, WHERE, LENGTH, ROOM, REFUSED = 0, 1, 2, 3, 4
 """Words of the slot for a response or an error."""
@@ -48,7 +48,8 @@ HOST_LENGTHS = 23
 """First of four words: lengths of binding, namespace, operation and payload."""
 RESET_WORDS = 32
 """The words below this are zeroed when an operation begins."""
-LOG_CAPACITY, REQUEST, REPLY_LIMIT, HOST_CALL_LIMIT, BOX_PAGES = 32, 33, 34, 35, 36
+LOG_CAPACITY, REQUEST, REPLY_LIMIT, HOST_CALL_LIMIT = 32, 33, 34, 35
+BOX_PAGES, PAGES, RETAINED_PAGES = 36, 37, 38
 HEADER_WORDS = 64
 LOG = 256
 """First byte of the log records."""

@@ -3,7 +3,9 @@
 ;; reaches Python, which reads and writes the mailbox alone.
 ;;
 ;; Mailbox, little-endian 32-bit words at fixed positions (bridge.py reads the same layout):
-;;     0 result of __guest_call          4 pages of the actor's memory
+;;     0 1 = plain: __guest_call returned 1, nothing was logged or refused, no memory is above what may be retained;
+;;       the host then needs the response alone
+;;     4 result of __guest_call
 ;;     8 log bytes used                 12 log bytes dropped
 ;;    16 response slot                  36 error slot
 ;;       slot: +0 given  +4 where  +8 length  +12 room  +16 length refused as above the limit
@@ -15,7 +17,7 @@
 ;;    92 lengths of binding, namespace, operation, payload
 ;;   128 log capacity                  132 where the request is
 ;;   136 largest reply                 140 largest host call       (these four are set by the host)
-;;   144 pages of the mailbox
+;;   144 pages of the mailbox          148 pages of the actor's memory      152 most pages retained (set by the host)
 ;;   256 log records: length, text, padded to 256 bytes, so that a capacity bounds lines as well as bytes
 ;; request: length of operation, length of payload, operation, payload
 (module
@@ -87,7 +89,7 @@
 
   ;; Runs one operation, whose request lies in the mailbox.
   (func (export "invoke")
-    (local $request i32)
+    (local $request i32) (local $result i32)
     (memory.fill $box (i32.const 0) (i32.const 0) (i32.const 128))
     (local.set $request (i32.load $box (i32.const 132)))
     (i32.store $box (i32.const 56)
@@ -96,11 +98,22 @@
           (i32.add (local.get $request) (i32.const 15))
           (i32.add (i32.load $box (local.get $request)) (i32.load $box offset=4 (local.get $request))))
         (i32.const -8)))
-    (i32.store $box (i32.const 0)
+    (local.set $result
       (call $guest_call
         (i32.load $box (local.get $request))
         (i32.load $box offset=4 (local.get $request))))
-    (i32.store $box (i32.const 4) (memory.size $actor)))
+    (i32.store $box (i32.const 4) (local.get $result))
+    (i32.store $box (i32.const 148) (memory.size $actor))
+    (i32.store $box (i32.const 0)
+      (i32.and
+        (i32.and
+          (i32.eq (local.get $result) (i32.const 1))
+          (i64.eqz (i64.load $box (i32.const 8))))
+        (i32.and
+          (i32.eqz (i32.load $box (i32.const 32)))
+          (i32.and
+            (i32.le_u (memory.size $actor) (i32.load $box (i32.const 152)))
+            (i32.le_u (memory.size $box) (i32.load $box (i32.const 152))))))))
 
   (func $guest_request (param $operation i32) (param $payload i32)
     (local $request i32) (local $length i32)

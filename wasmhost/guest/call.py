@@ -94,9 +94,8 @@ class Call:
 
     # --- for the pool -------------------------------------------------------------------------------------------
 
-    def start(self, instance: Instance) -> None:
+    def start(self, instance: Instance, now: float) -> None:
         """Run the call on a free instance until it ends or waits."""
-        now = self._pool.time()
         self._instance = instance
         self._started = now
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +18,7 @@ from wasmhost.guest.module import Module
 from wasmhost.guest.ticker import Ticker
 
 _LENGTHS = struct.Struct("<II")
-_SMALL = 32768
-"""Requests up to this are joined and copied once; larger ones are copied piece by piece."""
+_HEAD = _LENGTHS.size
 _SLICE = 0.05
 """Seconds a worker thread gives to one guest before others get their turn."""
 _MAX_TABLE_ELEMENTS = 100_000
@@ -30,7 +28,9 @@ _MAX_TABLES = 4
 GuestLog = Callable[[list[bytes], int], None]
 """Takes the texts a guest logged and the number of bytes that were dropped."""
 
-poll = bindings.future_poll
+# Names of this module, since each look-up counts on the path of every call.
+poll, func_call, future_delete = bindings.future_poll, bindings.func_call, bindings.future_delete
+_PLAIN, _RESPONSE_WHERE, _RESPONSE_LENGTH = bridge.PLAIN, RESPONSE + WHERE, RESPONSE + LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,8 @@ class Instance:
         self._base = 0
         self._size = 0
         self._words = memoryview(b"")
+        self._bytes = memoryview(b"")
+        self._retained_pages = limits.retain_memory // PAGE
         self._request_at = 0
         self._logged = 0
         self._dropped = 0
@@ -86,8 +88,8 @@ class Instance:
         """Set from the loop thread to end :meth:`compute` at the next tick."""
         self.lent = False
         """A worker thread may still be inside; whoever lent it closes it."""
-        self.memory = 0
-        """Bytes of the actor's memory after its last operation."""
+        self.oversized = False
+        """Its memory or its mailbox grew above what an idle instance may keep."""
 
     # --- making an instance -------------------------------------------------------------------------------------
 
@@ -142,19 +144,20 @@ class Instance:
     def _open_mailbox(self) -> None:
         # The engine is set never to move a memory, so this address holds for the life of the store.
         self._base = bindings.memory_data(self._context, self._mailbox.value)
-        self._size = bindings.memory_data_size(self._context, self._mailbox.value)
         self._words = bindings.words_at(self._base, bridge.HEADER_WORDS)
+        self._view()
         capacity = self._limits.log_bytes_per_call // bridge.LOG_RECORD * bridge.LOG_RECORD
         request = bridge.LOG + capacity
-        self._reserve(request + _LENGTHS.size)
+        self._reserve(request + _HEAD)
         self._words[bridge.BOX_PAGES] = self._size // PAGE
         self._words[bridge.LOG_CAPACITY] = capacity
         self._words[bridge.REQUEST] = request
         self._words[bridge.REPLY_LIMIT] = min(self._limits.reply, 0xFFFF_FFFF)
         self._words[bridge.HOST_CALL_LIMIT] = min(self._limits.request, 0xFFFF_FFFF)
-        self._words[bridge.NEXT_FREE] = request + _LENGTHS.size  # init exports come before any request
-        self._request_at = self._base + request
-        self._room = self._size - request - _LENGTHS.size
+        self._words[bridge.NEXT_FREE] = request + _HEAD  # init exports come before any request
+        self._words[bridge.RETAINED_PAGES] = self._retained_pages
+        self._request_at = request
+        self._room = self._size - request - _HEAD
 
     def _instantiate(self, module: wasmtime.Module, slot: bindings.InstanceSlot) -> bool:
         self._future = bindings.linker_instantiate(
@@ -204,14 +207,12 @@ class Instance:
         length, total = len(operation), len(operation) + len(payload)
         if total > self._room:
             self._make_room(total)
-        head = _LENGTHS.pack(length, total - length)
-        if total <= _SMALL:
-            ctypes.memmove(self._request_at, head + operation + payload, 8 + total)
-        else:
-            ctypes.memmove(self._request_at, head + operation, 8 + length)
-            ctypes.memmove(self._request_at + 8 + length, payload, total - length)
+        start = self._request_at
+        middle = start + _HEAD + length
+        self._bytes[start:middle] = _LENGTHS.pack(length, total - length) + operation
+        self._bytes[middle : start + _HEAD + total] = payload
         self._logged = self._dropped = 0
-        self._future = future = bindings.func_call(
+        self._future = future = func_call(
             self._context, self._invoke_at, None, 0, None, 0, self._trap_at, self._error_at
         )
         ticker = self._ticker
@@ -245,16 +246,25 @@ class Instance:
 
     def conclude(self, operation: str) -> bytes:
         """The response of an operation that is done. Raises GuestError, GuestFailed or TooLarge."""
-        bindings.future_delete(self._future)
+        future_delete(self._future)
         self._future = None
-        failure = self._failure.take()
+        words = self._words
+        if words[_PLAIN]:
+            start = words[_RESPONSE_WHERE]
+            end = start + words[_RESPONSE_LENGTH]
+            if end <= self._size:
+                return self._bytes[start:end].tobytes()
+        return self._judge(operation)
+
+    def _judge(self, operation: str) -> bytes:
         words = self._words[: bridge.OUTCOME_WORDS].tolist()
+        failure = self._failure.take()
         if words[bridge.LOG_USED] or words[bridge.LOG_DROPPED]:
             self.flush_log()
         if failure is not None:
             self.poisoned = True
             raise GuestFailed(f"{operation}: {last_line(failure)}{self._memory_hint()}")
-        self.memory = words[bridge.PAGES] * PAGE
+        self.oversized = max(self._words[bridge.PAGES], self._words[bridge.BOX_PAGES]) > self._retained_pages
         if words[bridge.STATUS] != 1:
             self._fail(operation, words)
         if words[RESPONSE + REFUSED]:
@@ -282,7 +292,7 @@ class Instance:
         """The bridge asks the host: a new host call, or, once it made room, the reply that did not fit before."""
         if self._words[bridge.HOST_NEED]:
             self._words[bridge.HOST_NEED] = 0
-            ctypes.memmove(self._base + self._words[bridge.HOST_WHERE], self._reply, len(self._reply))
+            self._write(self._words[bridge.HOST_WHERE], self._reply)
             self._reply = b""
         else:
             self.wanted = True
@@ -319,7 +329,7 @@ class Instance:
         words[used] = len(data)
         words[unused] = 0
         if len(data) <= words[bridge.HOST_ROOM]:
-            ctypes.memmove(self._base + words[bridge.HOST_WHERE], data, len(data))
+            self._write(words[bridge.HOST_WHERE], data)
         else:
             # The memory may not be grown from here while the guest is suspended; the bridge does it and asks again.
             self._reply = data
@@ -329,18 +339,14 @@ class Instance:
 
     # --- ending -------------------------------------------------------------------------------------------------
 
-    @property
-    def retained(self) -> int:
-        """Bytes of memory that this instance keeps while idle, the larger of the actor's and the mailbox's."""
-        return max(self.memory, self._words[bridge.BOX_PAGES] * PAGE)
-
     def close(self) -> None:
         """Free everything; a suspended guest is unwound. Any thread, as long as no other one is inside. Idempotent."""
         if not self._store:
             return
         self.poisoned = True
         self._words.release()
-        self._words = memoryview(b"")
+        self._bytes.release()
+        self._words = self._bytes = memoryview(b"")
         self._drop_future()  # before the store
         if self._linker is not None:
             bindings.linker_delete(self._linker)
@@ -360,8 +366,8 @@ class Instance:
         texts = []
         at = bridge.LOG + self._logged
         while at < bridge.LOG + used:
-            length = int.from_bytes(ctypes.string_at(self._base + at, 4), "little")
-            texts.append(ctypes.string_at(self._base + at + 4, length))
+            length = int.from_bytes(self._bytes[at : at + 4], "little")
+            texts.append(self._bytes[at + 4 : at + 4 + length].tobytes())
             at += (length + 4 + bridge.LOG_RECORD - 1) // bridge.LOG_RECORD * bridge.LOG_RECORD
         notice = dropped if dropped and not self._dropped else 0
         self._logged, self._dropped = used, dropped
@@ -384,25 +390,36 @@ class Instance:
 
     def _read(self, where: int, length: int) -> bytes:
         if where + length > self._size:
-            self._size = bindings.memory_data_size(self._context, self._mailbox.value)
+            self._view()
             if where + length > self._size:
                 self.poisoned = True
                 raise GuestFailed("the mailbox of this actor is damaged", code=Code.INTERNAL)
-        return ctypes.string_at(self._base + where, length)
+        return self._bytes[where : where + length].tobytes()
+
+    def _write(self, where: int, data: bytes) -> None:
+        if where + len(data) > self._size:
+            self._view()
+        self._bytes[where : where + len(data)] = data
+
+    def _view(self) -> None:
+        """Look at the whole mailbox as it is now; it may have grown, in place."""
+        self._size = bindings.memory_data_size(self._context, self._mailbox.value)
+        self._bytes.release()
+        self._bytes = bindings.bytes_at(self._base, self._size)
 
     def _make_room(self, total: int) -> None:
         try:
-            self._reserve(self._words[bridge.REQUEST] + _LENGTHS.size + total)
+            self._reserve(self._words[bridge.REQUEST] + _HEAD + total)
         except bindings.EngineError as error:
             raise TooLarge(f"a request of {total} bytes does not fit into this actor's memory limit") from error
         self._words[bridge.BOX_PAGES] = self._size // PAGE
-        self._room = self._size - self._words[bridge.REQUEST] - _LENGTHS.size
+        self._room = self._size - self._words[bridge.REQUEST] - _HEAD
 
     def _reserve(self, end: int) -> None:
-        self._size = bindings.memory_data_size(self._context, self._mailbox.value)
+        self._view()
         if end > self._size:
             bindings.grow_memory(self._context, self._mailbox.value, (end - self._size + PAGE - 1) // PAGE)
-            self._size = bindings.memory_data_size(self._context, self._mailbox.value)
+            self._view()
 
 
 def last_line(text: str) -> str:

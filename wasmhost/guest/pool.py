@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 
 import structlog
 
@@ -118,7 +119,7 @@ class ActorPool:
         elif self._closed or self._wanted == 0:
             call.fail(self._gone())
         elif self._idle and not self._waiting:
-            call.start(self._idle.pop())
+            call.start(self._idle.pop(), now)
         else:
             self._enqueue(call, remaining=deadline - now)
         return call
@@ -167,7 +168,7 @@ class ActorPool:
     def release(self, instance: Instance, *, held: float) -> None:
         """Take an instance back after a call that held it for so many seconds."""
         self._service_time += (held - self._service_time) * _SMOOTHING
-        if instance.poisoned or self._closed or instance.retained > self._limits.retain_memory:
+        if instance.poisoned or self._closed or instance.oversized:
             self.discard(instance)
         else:
             self._idle.append(instance)
@@ -226,7 +227,7 @@ class ActorPool:
         if call.deadline <= now:
             call.expire()  # its caller gave up: no work for nobody
         else:
-            call.start(self._idle.pop())
+            call.start(self._idle.pop(), now)
 
     def _start_another(self) -> None:
         task = self._loop.create_task(self._start_for_waiting(), name=f"start an instance of {self._actor}")
@@ -241,7 +242,9 @@ class ActorPool:
         except LatticeError as error:
             self._log.warning("instance.start_failed", error=str(error))
             if self._size == 0:
-                self._fail_waiting(error)  # nobody is left to serve them; each later call tries again
+                # nobody is left to serve them; each later call tries again
+                text, code = str(error), error.code
+                self._fail_waiting(lambda: GuestFailed(text, code=code))
 
     async def start_one(self) -> None:
         """Start an instance unless one exists, so that a broken module is noticed now. Raises GuestFailed."""
@@ -288,7 +291,7 @@ class ActorPool:
         """Allow so many instances from now on; idle ones above it go at once, busy ones after their call."""
         self._wanted = instances
         if instances == 0:
-            self._fail_waiting(self._gone())
+            self._fail_waiting(self._gone)
         self._serve()
 
     # --- ending -------------------------------------------------------------------------------------------------
@@ -307,7 +310,7 @@ class ActorPool:
         for task in starts:
             task.cancel()
         await asyncio.gather(*starts, return_exceptions=True)
-        self._fail_waiting(self._gone())
+        self._fail_waiting(self._gone)
         for call in list(self._driven):
             call.abort(self._gone())
         self._serve()
@@ -317,9 +320,10 @@ class ActorPool:
         except TimeoutError:
             self._log.error("pool.calls_left", calls=self.active)
 
-    def _fail_waiting(self, error: LatticeError) -> None:
+    def _fail_waiting(self, error: Callable[[], LatticeError]) -> None:
+        # An error of its own for each: every raise of an exception adds to its traceback.
         for call in list(self._waiting):
-            call.fail(error)
+            call.fail(error())
 
     def _gone(self) -> LatticeError:
         return Unreachable(f"the actor {self._actor} was stopped on this host", code=Code.NOT_RUNNING)
