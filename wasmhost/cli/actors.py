@@ -219,15 +219,22 @@ async def start_and_wait(session: Session, host_id: str, reference: str, *, coun
     def event(event: Event) -> str | None:
         if (problem := start_failure(event, reference, host_id)) is not None:
             raise problem
-        started = event.name in ("actors_started", "actor_started", "actor_scaled")
+        started = event.name in ("actors_started", "actor_scaled")
         if started and event.source == host_id and event.data.get("image_ref") == reference:
             return str(event.data.get("public_key", ""))
         return None
 
-    async def state() -> str | None:
-        return None  # an actor that ran before proves nothing; only the event does
+    async def running() -> tuple[str, int]:
+        inventory = await session.client.inventory(host_id)
+        found = next((actor for actor in inventory.actors if actor.image_ref == reference), None)
+        return (found.id, len(found.instances)) if found is not None else ("", 0)
+
+    async def state() -> str | None:  # an event can be lost with a NATS server that is restarted
+        actor_id, instances = await running()
+        return actor_id if instances >= before + count else None
 
     async with session.watch() as watch:
+        _, before = await running()
         try:
             await session.client.launch_actor(host_id, reference, count)
         except LatticeError as error:

@@ -36,6 +36,7 @@ def inventory_document(inventory: Inventory) -> dict[str, Any]:
         "host_id": inventory.host_id,
         "friendly_name": inventory.friendly_name,
         "labels": dict(inventory.labels),
+        "degraded": inventory.degraded,
         "actors": [actors.actor_document(actor) for actor in inventory.actors],
         "providers": [providers.provider_document(provider) for provider in inventory.providers],
     }
@@ -89,6 +90,7 @@ def _show_inventory(output: Output, inventory: Inventory) -> None:
             ("host", inventory.host_id),
             ("name", inventory.friendly_name),
             ("labels", ", ".join(f"{name}={value}" for name, value in sorted(inventory.labels.items()))),
+            ("degraded", inventory.degraded or ""),
         ]
     )
     output.text()

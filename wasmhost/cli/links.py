@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +105,17 @@ def get_links(app: App) -> None:
             for link, state in zip(links, states, strict=True)
         ],
     )
+
+
+_SECRET_NAME = re.compile("password|secret|token|seed|credential", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"(://[^/@:]*:)[^/@]*@")
+
+
+def shown_value(value: tuple[str, str]) -> str:
+    """One link value for a terminal; what looks like a secret is left out. JSON has all of it."""
+    name, text = value
+    shown = "…" if _SECRET_NAME.search(name) else _PASSWORD_IN_URL.sub(r"\1…@", text)
+    return f"{name}={shown}"
 
 
 def names_of(inventories: Sequence[Inventory], claims: Sequence[dict[str, str]]) -> dict[str, str]:

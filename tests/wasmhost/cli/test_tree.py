@@ -1,0 +1,70 @@
+"""The command tree as a whole: every command explains itself, offers JSON and is in the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from wasmhost.cli.exit_codes import ExitCode
+from wasmhost.cli.links import shown_value
+from wasmhost.cli.main import cli, run
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+LEAVES = list(leaves(cli))
+COMMANDS = """
+    up / host / get hosts / get inventory / get actors / get providers / get links / get claims / start actor /
+    start provider / stop actor / stop provider / stop host / scale actor / link put / link del / link query / call /
+    claims inspect / claims sign / keys gen / events
+"""
+
+
+def test_the_tree_is_complete() -> None:
+    assert [" ".join(path) for path, _ in LEAVES] == [name.strip() for name in " ".join(COMMANDS.split()).split("/")]
+
+
+@pytest.mark.parametrize(("path", "command"), LEAVES, ids=[" ".join(path) for path, _ in LEAVES])
+def test_every_command_has_help_in_80_columns_and_json(
+    path: tuple[str, ...], command: click.Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*path, "--help"]) == ExitCode.DONE
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "--output [text|json]" in shown
+    assert f"`{' '.join(path)}`" in (ROOT / "docs" / "commands.md").read_text() or path == ("host",)
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == ExitCode.USAGE
+    assert "wasmhost up MANIFEST" in capsys.readouterr().err
+
+
+def test_the_version_is_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == ExitCode.DONE
+    assert capsys.readouterr().out.startswith("wasmhost 0.")
+
+
+def test_every_exit_code_is_in_the_docs() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    assert all(f"\n| {int(code)} | " in page for code in ExitCode)
+
+
+def test_secrets_in_link_values_are_not_shown_on_a_terminal() -> None:
+    assert shown_value(("address", "127.0.0.1:8080")) == "address=127.0.0.1:8080"
+    assert shown_value(("PASSWORD", "hunter2")) == "PASSWORD=…"
+    assert shown_value(("URL", "redis://user:hunter2@db:6379/0")) == "URL=redis://user:…@db:6379/0"
