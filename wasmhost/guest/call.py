@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
 from lattice.errors import Code, GuestFailed, LatticeError, Unreachable
 from wasmhost.guest.calls import CallContext
+from wasmhost.guest.driving import Driver
 from wasmhost.guest.instance import Instance
-
-if TYPE_CHECKING:
-    from wasmhost.guest.pool import ActorPool
 
 _STRAY_TICK = 0.002
 """A guest interrupted earlier than this many seconds after its start met an epoch by chance and just goes on."""
+
+
+class Lender(Protocol):
+    """Where a call gets its instance from and returns it to."""
+
+    driver: Driver
+    time: Callable[[], float]
+    """The clock of deadlines."""
+
+    def forget(self, call: Call) -> None:
+        """Take a call that nobody waits for any more out of the queue."""
+
+    def driven(self, call: Call, *, by_task: bool) -> None:
+        """Note which calls somebody awaits."""
+
+    def release(self, instance: Instance, *, held: float) -> None:
+        """Take an instance back after a call that held it for so many seconds."""
+
+    def release_stray(self, instance: Instance) -> None:
+        """Take back an instance whose call nobody will ever finish. Any thread."""
 
 
 class Call:
@@ -41,7 +60,7 @@ class Call:
     )
 
     def __init__(
-        self, pool: ActorPool, operation: str, payload: bytes, context: CallContext, *, deadline: float, begun: float
+        self, pool: Lender, operation: str, payload: bytes, context: CallContext, *, deadline: float, begun: float
     ) -> None:
         self._pool = pool
         self.operation = operation

@@ -67,7 +67,7 @@ class ActorPool:
         self._serving = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self.time = self._loop.time
+        self.time: Callable[[], float] = self._loop.time
         """The clock of deadlines."""
         self.api_version = 0
         """What the actor's version export returned, once an instance was started; 0 without one."""
