@@ -13,8 +13,8 @@ from lattice import claims, wasmfile
 from lattice.errors import Code, GuestError, LatticeError, Unreachable
 from lattice.keys import KeyPair, Role
 from wasmhost.cli import exit_codes, problems
+from wasmhost.cli.entry import run
 from wasmhost.cli.exit_codes import ExitCode
-from wasmhost.cli.main import run
 
 ROOT = Path(__file__).resolve().parents[3]
 ECHO = ROOT / "actors" / "echo" / "echo_s.wasm"

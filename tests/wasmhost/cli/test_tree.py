@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 import pytest
 
+from wasmhost.cli.entry import cli, run
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.links import shown_value
-from wasmhost.cli.main import cli, run
 
 ROOT = Path(__file__).resolve().parents[3]
 
