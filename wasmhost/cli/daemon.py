@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from wasmhost.cli.app import App, output_option, pass_app
+from wasmhost.cli.signals import ending_signals
 
 if TYPE_CHECKING:
     from wasmhost.config import HostConfig
@@ -66,8 +66,6 @@ async def _run(config: HostConfig) -> None:
     from wasmhost.host import Host
 
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    async with Host(config) as host:
-        await host.run_until(stop)
+    with ending_signals(stop.set):
+        async with Host(config) as host:
+            await host.run_until(stop)

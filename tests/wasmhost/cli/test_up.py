@@ -139,7 +139,7 @@ def test_killed_it_leaves_no_process_and_the_next_one_starts(start: Start, manif
     assert again.stop() == 0
 
 
-def test_a_doubled_signal_drains_and_a_later_one_ends_at_once(start: Start, manifest: Path) -> None:
+def test_a_doubled_signal_is_one(start: Start, manifest: Path) -> None:
     up = start("up", str(manifest))
     up.wait_for_output("Ready after")
     family = up.family()
@@ -148,6 +148,19 @@ def test_a_doubled_signal_drains_and_a_later_one_ends_at_once(start: Start, mani
     assert up.stop() == 0
     assert up.has_printed("Stopped.")
     assert not [process for process in family if process.alive]
+
+
+def test_a_second_signal_a_moment_later_ends_it_at_once(start: Start, manifest: Path) -> None:
+    up = start("up", str(manifest))
+    up.wait_for_output("Ready after")
+    family = up.family()
+    os.kill(up.child("providers.httpserver").pid, signal.SIGSTOP)  # it can neither hear nor obey
+    up.process.send_signal(signal.SIGINT)
+    up.wait_for_output("Stopping")
+    time.sleep(1.1)  # less is one signal, sent twice
+    assert up.process.poll() is None
+    assert up.stop(signal.SIGINT, timeout=2) == 130
+    wait_until(lambda: not [p for p in family if p.alive], timeout=5, what="the end of its children")
 
 
 def test_a_signal_before_everything_is_up_ends_it_cleanly(start: Start, manifest: Path) -> None:

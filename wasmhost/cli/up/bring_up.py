@@ -6,11 +6,11 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from lattice.errors import Code
 from wasmhost import config as host_config
@@ -20,6 +20,7 @@ from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.output import Output, printable
 from wasmhost.cli.problems import Problem
 from wasmhost.cli.session import Session
+from wasmhost.cli.signals import ending_signals
 from wasmhost.cli.up.addresses import Address, addresses
 from wasmhost.cli.up.deploy import Deployment
 from wasmhost.cli.up.history import History
@@ -64,13 +65,13 @@ async def bring_up(plan: Plan, output: Output) -> ExitCode:
     """Run until a signal or a control command ends it. Raises Problem and LatticeError for what does not work."""
     applications = manifest.load_all(plan.manifests)
     config = host_config.load({**plan.flags, "allow_file_load": True}, os.environ)
-    progress = Progress(output, verbose=plan.verbose)
+    progress = Progress(output, verbose=plan.verbose or plan.flags.get("log_level") in ("debug", "info"))
     with _locked(config.paths) as folder:
         up = _Up(plan, config, folder, output, progress)
         prepared = await asyncio.to_thread(
             prepare, applications, keyring=Keyring(config.paths), folder=folder / "actors"
         )
-        with _signals(up.ask_to_stop):
+        with ending_signals(up.ask_to_stop):
             await up.run(prepared)
     progress.step("Stopped.")
     return ExitCode.DONE
@@ -88,6 +89,7 @@ class _Up:
         self._stop = asyncio.Event()
         self._asked_at = 0.0
         self._server: NatsServer | None = None
+        self._host: Host | None = None
         self._failure: Problem | None = None
 
     def ask_to_stop(self) -> None:
@@ -95,14 +97,22 @@ class _Up:
         if self._stop.is_set():
             if self._progress.elapsed - self._asked_at < IMPATIENCE:
                 return
-            # What we started goes with us: providers watch their standard input, the NATS server its parent.
-            UpRecord.remove(self._config.paths.host)
-            os._exit(ExitCode.INTERRUPTED)
+            self._end_at_once()
         self._stop.set()
         self._asked_at = self._progress.elapsed
         self._progress.step(
             f"Stopping: calls in flight get up to {self._config.drain_timeout:g} s; Ctrl-C again ends them now."
         )
+
+    def _end_at_once(self) -> NoReturn:
+        """Leave without waiting for anybody, and leave nobody behind."""
+        groups = [provider.pid for provider in self._host.providers] if self._host is not None else []
+        groups.append(self._server.pid if self._server is not None else None)
+        for group in filter(None, groups):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+        UpRecord.remove(self._config.paths.host)
+        os._exit(ExitCode.INTERRUPTED)
 
     async def run(self, applications: tuple[PreparedApplication, ...]) -> None:
         """Bring everything up, wait for the end, take everything down. Raises Problem and LatticeError."""
@@ -118,6 +128,7 @@ class _Up:
             self._progress.take_logs(config.log_level)
             host = Host(config)
             await self._unless_stopped(parts.enter_async_context(host))
+            self._host = host
             self._announce(parts, host, url)
             running = asyncio.create_task(host.run_until(self._stop), name="host")
             parts.push_async_callback(_end, running)
@@ -316,17 +327,3 @@ def _locked(paths: StatePaths) -> Iterator[Path]:
         ) from error
     with state:
         yield folder
-
-
-@contextmanager
-def _signals(handler: Callable[[], None]) -> Iterator[None]:
-    """Call ``handler`` on the loop for Ctrl-C, for SIGTERM, and when the terminal is closed, while inside."""
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for number in numbers:
-        loop.add_signal_handler(number, handler)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
