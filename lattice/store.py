@@ -1,15 +1,12 @@
 """Buckets of keys and values in JetStream, compatible with every NATS client's key-value store.
 
 A bucket ``B`` is the stream ``KV_B`` on the subjects ``$KV.B.>``; a key's last message is its value, and its sequence
-number in the stream its revision. The requests go over the connection's own request path, so that a lost server fails
-them at once and those of one loop tick leave together. Source of the formats: NATS ADR-8 (key-value) and the JetStream
-API reference; ``tests/lattice/test_store.py`` checks them against nats-py's implementation.
+number in the stream its revision. Source of the format: NATS ADR-8; ``tests/lattice/test_store.py`` checks it against
+nats-py's implementation.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -17,37 +14,20 @@ from typing import Any, Final
 
 import structlog
 
-from lattice import headers as header_block
 from lattice.connection import Connection
-from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, Unreachable
+from lattice.errors import LatticeError, MalformedMessage, NotAuthorized
 from lattice.feed import DELETED, Feed, Stale, is_deletion
+from lattice.jetstream import TIMEOUT, Conflict, JetStream, StoreUnavailable
 from lattice.transport import Headers
 
-log = structlog.get_logger(__name__)
+__all__ = ["TIMEOUT", "Bucket", "Change", "Conflict", "Entry", "StoreUnavailable", "open_bucket"]
 
-TIMEOUT: Final = 5.0
-"""Seconds for one operation."""
+log = structlog.get_logger(__name__)
 
 _KEY = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
 
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
-_WRONG_SEQUENCE: Final = (10071, 10164)
-_NAME_IN_USE: Final = 10058
-_NO_STREAM: Final = 10059
-_NOT_ENABLED: Final = (10039, 10076)
-
-
-class StoreUnavailable(LatticeError):
-    """JetStream is off, or it refuses to keep something; ``str()`` says why."""
-
-    code = Code.UNSUPPORTED
-
-
-class Conflict(LatticeError):
-    """The key is not at the revision that the change expects; read it again."""
-
-    code = Code.CONFLICT
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +91,9 @@ class Bucket:
         self._connection = connection
         self._config = config
         self._stream = f"KV_{name}"
-        self._api = f"$JS.{domain}.API" if domain else "$JS.API"
+        self._jetstream = JetStream(connection, f"bucket {name}", domain)
         self._prefix = f"$KV.{name}."
-        self._put_prefix = f"{self._api}.{self._prefix}" if domain else self._prefix
+        self._put_prefix = f"{self._jetstream.api}.{self._prefix}" if domain else self._prefix
         self._direct = True
 
     async def get(self, key: str) -> Entry | None:
@@ -203,21 +183,8 @@ class Bucket:
 
     async def ensure(self) -> None:
         """Find the stream, or make it. Raises as :func:`open_bucket` does."""
-        try:
-            info = await self._ask(f"STREAM.INFO.{self._stream}")
-        except LatticeError as error:
-            if error.code is not Code.NOT_FOUND or self._config is None:
-                raise
-            info = await self._make(self._config)
-        config = info.get("config")
-        self._direct = isinstance(config, dict) and bool(config.get("allow_direct"))
-
-    async def _make(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        try:
-            return await self._ask(f"STREAM.CREATE.{self._stream}", config)
-        except Conflict:
-            # Somebody else has just made it, with other settings.
-            return await self._ask(f"STREAM.INFO.{self._stream}")
+        config = await self._jetstream.find_or_make(self._stream, self._config)
+        self._direct = bool(config.get("allow_direct"))
 
     async def _ensure_quietly(self) -> None:
         try:
@@ -226,89 +193,28 @@ class Bucket:
             log.debug("store.ensure_failed", bucket=self.name, reason=str(error))
 
     def _feed(self, *, headers_only: bool = False) -> Feed:
-        return Feed(self._connection, self._ask, self._api, self._stream, self._prefix, headers_only=headers_only)
+        jetstream = self._jetstream
+        return Feed(
+            self._connection, jetstream.ask, jetstream.api, self._stream, self._prefix, headers_only=headers_only
+        )
 
     async def _last(self, key: str) -> tuple[Headers, bytes, int]:
         """Headers, value and revision of the key's last message; revision 0 when there is none."""
         subject = self._prefix + _checked(key)
-        if not self._direct:
-            return await self._last_from_leader(subject)
-        headers, value = await self._request_bucket(f"{self._api}.DIRECT.GET.{self._stream}.{subject}", b"", None)
-        headers = headers or {}
-        if headers.get(header_block.STATUS) == "404":
-            return None, b"", 0
         try:
-            return headers, value, int(headers["Nats-Sequence"])
-        except (KeyError, ValueError):
-            raise self._strange(f"get of {key}") from None
-
-    async def _last_from_leader(self, subject: str) -> tuple[Headers, bytes, int]:
-        try:
-            answer = await self._ask(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject})
-        except LatticeError as error:
-            if error.code is not Code.NOT_FOUND:
-                raise
-            return None, b"", 0
-        try:
-            message = answer["message"]
-            block = base64.b64decode(message.get("hdrs", ""))
-            return (
-                header_block.parse(block) if block else None,
-                base64.b64decode(message.get("data", "")),
-                int(message["seq"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise self._strange("get") from None
+            return await self._jetstream.last(self._stream, subject, direct=self._direct)
+        except StoreUnavailable:
+            await self.ensure()
+            return await self._jetstream.last(self._stream, subject, direct=self._direct)
 
     async def _write(self, key: str, value: bytes, headers: Headers) -> int:
         subject = self._put_prefix + _checked(key)
-        _, payload = await self._request_bucket(subject, value, headers)
-        answer = self._parse(payload, f"key {key} of bucket {self.name}")
-        sequence = answer.get("seq")
-        if not isinstance(sequence, int):
-            raise self._strange(f"put of {key}")
-        return sequence
-
-    async def _ask(self, operation: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-        """A request to the JetStream API. Raises LatticeError with code NOT_FOUND, Conflict, StoreUnavailable."""
-        request = b"" if body is None else json.dumps(body).encode()
-        _, payload = await self._request(f"{self._api}.{operation}", request, None)
-        return self._parse(payload, f"bucket {self.name}")
-
-    async def _request_bucket(self, subject: str, payload: bytes, headers: Headers) -> tuple[Headers, bytes]:
         try:
-            return await self._request(subject, payload, headers)
+            return await self._jetstream.store(subject, value, headers, what=f"key {key}")
         except StoreUnavailable:
             # Nobody took it, so it can be sent again once the bucket is back: a server may have lost its storage.
             await self.ensure()
-            return await self._request(subject, payload, headers)
-
-    async def _request(self, subject: str, payload: bytes, headers: Headers) -> tuple[Headers, bytes]:
-        try:
-            reply = await self._connection.request(subject, payload, timeout=TIMEOUT, headers=headers)
-        except Unreachable as error:
-            if error.code is not Code.NO_RESPONDERS:
-                raise
-            raise StoreUnavailable(
-                f"bucket {self.name}: JetStream is off on the NATS server at {self._connection.server}, "
-                "or the bucket was deleted; start the server with -js"
-            ) from error
-        return reply.headers, reply.payload
-
-    def _parse(self, payload: bytes, what: str) -> Mapping[str, Any]:
-        try:
-            answer = json.loads(payload)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise self._strange(what)
-        error = answer.get("error")
-        if isinstance(error, dict):
-            raise _refusal(what, error)
-        return answer
-
-    def _strange(self, what: str) -> MalformedMessage:
-        return MalformedMessage(f"bucket {self.name}: the answer to {what} is not JetStream's")
+            return await self._jetstream.store(subject, value, headers, what=f"key {key}")
 
 
 def _note(known: dict[str, int], key: str, revision: int, *, deleted: bool) -> None:
@@ -322,14 +228,3 @@ def _checked(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise MalformedMessage(f"key {key[:80]!r}: only letters, digits and -/_= in tokens separated by single dots")
     return key
-
-
-def _refusal(what: str, error: Mapping[str, Any]) -> LatticeError:
-    number, text = error.get("err_code"), str(error.get("description", "without a reason"))
-    if number in _WRONG_SEQUENCE or number == _NAME_IN_USE:
-        return Conflict(f"{what}: {text}")
-    if number == _NO_STREAM or error.get("code") == 404:
-        return LatticeError(f"{what}: {text}", code=Code.NOT_FOUND)
-    if number in _NOT_ENABLED:
-        return StoreUnavailable(f"{what}: {text}; enable JetStream for this account")
-    return StoreUnavailable(f"{what}: JetStream refused: {text}")
