@@ -6,6 +6,7 @@ Nothing else constructs these parts, and no part looks for another one by itself
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -77,6 +78,8 @@ class Host:
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Return when ``stop`` is set or a control command stopped the host."""
+        gc.collect()
+        gc.freeze()  # what lives now lives as long as the process; collections need not look at it
         waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(self._stopping.wait())]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -215,19 +215,23 @@ class Listener:
             raise _too_large()
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(_CONTINUE)
-        parts: list[bytes] = []
-        size = 0
         content = request.content
+        size = 0
         try:
+            if content.is_eof():  # it came together with the head, as small ones do: neither wait nor timer
+                body = content.read_nowait()
+                size = len(body)
+                self._bytes += size
+                self._check_body(size)
+                return body
+            parts: list[bytes] = []
             async with asyncio.timeout(BODY_TIMEOUT):
                 while part := await content.readany():
                     size += len(part)
                     self._bytes += len(part)
-                    if size > MAX_BODY:
-                        raise _too_large()
-                    if self._bytes > MOST_BYTES:
-                        raise _too_many(keep_alive=False)
+                    self._check_body(size)
                     parts.append(part)
+            return b"".join(parts)
         except BaseException as error:
             self._bytes -= size
             if isinstance(error, TimeoutError):
@@ -238,4 +242,9 @@ class Listener:
                 reason = f"the request body is incomplete or malformed: {error}"
                 raise _Refusal(400, reason, keep_alive=False) from None
             raise
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _check_body(self, size: int) -> None:
+        if size > MAX_BODY:
+            raise _too_large()
+        if self._bytes > MOST_BYTES:
+            raise _too_many(keep_alive=False)
