@@ -10,15 +10,14 @@ on a busy machine elapsed time would measure the neighbours. Run it with ``pytho
 from __future__ import annotations
 
 import asyncio
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import wasmtime
 
+from benchmarks.report import main
+from benchmarks.rounds import Figure, Plan, Round, alternate
 from wasmhost.guest import bindings
 from wasmhost.guest.calls import CallContext, HostCall, Limits
 from wasmhost.guest.engine import Engine
@@ -28,8 +27,6 @@ TARGET = 2.5
 """Largest ratio of a warm call to its Wasm alone."""
 COMPUTE = 7e-6
 """Seconds that the guest computes."""
-_ROUNDS = 7
-_SECONDS = 1.0
 _REQUEST = bytes(range(126))
 _OPERATION = "HttpServer.HandleRequest"
 
@@ -70,22 +67,6 @@ _STUBS = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Seconds of processor time per call, median over the rounds, and the median of the ratios per round."""
-
-    wasm_alone: float
-    warm_call: float
-    ratio: float
-    worst_ratio: float
-    calls: int
-    failures: int
-
-    @property
-    def reached(self) -> bool:
-        return self.ratio <= TARGET and self.failures == 0
-
-
 class WasmAlone:
     """Repeats the guest's function inside Wasm, on an engine with the settings of the host."""
 
@@ -101,22 +82,21 @@ class WasmAlone:
         assert isinstance(repeat, wasmtime.Func)
         self._repeat = repeat
 
-    def run(self, seconds: float) -> float:
-        """Seconds of processor time per call."""
+    def run(self, seconds: float) -> Round:
         calls, start = 0, time.process_time()
         end = start + seconds
         while time.process_time() < end:
             self._repeat(self._store, 1000, len(_OPERATION), len(_REQUEST))
             calls += 1000
-        return (time.process_time() - start) / calls
+        return Round(operations=calls, seconds=time.process_time() - start)
 
 
 async def _no_host_calls(_call: HostCall, _context: CallContext) -> bytes:
     raise AssertionError("this guest asks for nothing")
 
 
-async def _warm_calls(pool: ActorPool, seconds: float) -> tuple[float, int, int]:
-    """Seconds of processor time per call, calls, failures; each call as the host makes it for a message."""
+async def _warm_calls(pool: ActorPool, seconds: float) -> Round:
+    """Each call as the host makes it for a message."""
     loop = asyncio.get_running_loop()
     calls = failures = 0
     start = time.process_time()
@@ -127,7 +107,7 @@ async def _warm_calls(pool: ActorPool, seconds: float) -> tuple[float, int, int]
             answer = call.result() if call.done else await call.wait()
             failures += answer != _REQUEST
         calls += 100
-    return (time.process_time() - start) / calls, calls, failures
+    return Round(operations=calls, seconds=time.process_time() - start, failures=failures)
 
 
 def _guest(turns: int) -> bytes:
@@ -137,12 +117,11 @@ def _guest(turns: int) -> bytes:
 def _calibrated() -> bytes:
     """A guest that computes for about 7 µs on this machine."""
     sample = 10_000
-    per_turn = min(WasmAlone(_guest(sample)).run(0.1) for _ in range(3)) / sample
+    per_turn = min(WasmAlone(_guest(sample)).run(0.1).each for _ in range(3)) / sample
     return _guest(max(1, round(COMPUTE / per_turn)))
 
 
-async def measure(*, rounds: int = _ROUNDS, seconds: float = _SECONDS) -> Result:
-    """Run the comparison: so many rounds of so many seconds for each side."""
+async def measure(plan: Plan) -> list[Figure]:
     wasm = _calibrated()
     alone = WasmAlone(wasm)
     with tempfile.TemporaryDirectory() as folder:
@@ -150,39 +129,31 @@ async def measure(*, rounds: int = _ROUNDS, seconds: float = _SECONDS) -> Result
         pool = ActorPool(
             engine, await engine.load(wasm), actor="bench", limits=Limits(), host_calls=_no_host_calls, instances=1
         )
+
+        async def alone_round(seconds: float = plan.seconds) -> Round:
+            return alone.run(seconds)
+
+        async def warm_round(seconds: float = plan.seconds) -> Round:
+            return await _warm_calls(pool, seconds)
+
         try:
             await pool.start_one()
-            alone.run(0.2)
-            await _warm_calls(pool, 0.2)
-            references, measured, total, failed = [], [], 0, 0
-            for _ in range(rounds):
-                references.append(alone.run(seconds))
-                each, calls, failures = await _warm_calls(pool, seconds)
-                measured.append(each)
-                total += calls
-                failed += failures
+            await alone_round(plan.warm_up)
+            await warm_round(plan.warm_up)
+            series = await alternate(plan, {"Wasm alone": alone_round, "warm call": warm_round})
         finally:
             await pool.close()
             engine.close()
-    ratios = [call / reference for call, reference in zip(measured, references, strict=True)]
-    return Result(
-        wasm_alone=statistics.median(references),
-        warm_call=statistics.median(measured),
-        ratio=statistics.median(ratios),
-        worst_ratio=max(ratios),
-        calls=total,
-        failures=failed,
-    )
-
-
-def report(result: Result, show: Callable[[str], None] = print) -> None:
-    """Show a result, one line per figure."""
-    show(f"Wasm alone   {result.wasm_alone * 1e6:7.2f} µs")
-    show(f"warm call    {result.warm_call * 1e6:7.2f} µs   {result.calls} calls, {result.failures} failures")
-    show(f"ratio        {result.ratio:7.2f}      target <= {TARGET}, worst round {result.worst_ratio:.2f}")
+    return [
+        Figure(
+            name="guest call, warm",
+            reference=series["Wasm alone"],
+            measured=series["warm call"],
+            target=TARGET,
+            of_time=True,
+        )
+    ]
 
 
 if __name__ == "__main__":
-    outcome = asyncio.run(measure())
-    report(outcome)
-    raise SystemExit(0 if outcome.reached else 1)
+    main(measure)

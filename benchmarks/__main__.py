@@ -1,0 +1,9 @@
+"""All comparisons, one after the other: what ``make bench`` runs. ``--quick`` for a look instead of a result."""
+
+from __future__ import annotations
+
+from benchmarks import guest_call, host_rpc, http_echo, transport
+from benchmarks.report import main
+
+if __name__ == "__main__":
+    main(guest_call.measure, transport.measure, host_rpc.measure, http_echo.measure)

@@ -1,0 +1,112 @@
+"""HTTP through the lattice beside plain aiohttp: client -> HTTP provider -> NATS -> host -> echo actor and back.
+
+``wasmhost up`` with the shipped echo manifest: nats-server, host and provider are processes, every invocation is
+signed and verified. The reference is an aiohttp server in one process which answers a request with its body; the actor
+answers with method, path, query and body as JSON. Both get the same requests over 1, 16, 64 and 256 keep-alive
+connections from the generator of :mod:`benchmarks.http_load`. Run it with ``python -m benchmarks.http_echo``.
+"""
+
+from __future__ import annotations
+
+import http.client
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.http_load import load
+from benchmarks.processes import nats_server, responder
+from benchmarks.report import main
+from benchmarks.rounds import Figure, Plan, Round, Side, alternate
+from tests.support.nats import free_port
+from tests.support.processes import ROOT, Running, user_environment
+
+TARGET = 0.25
+"""Smallest ratio of the rates at 64 connections."""
+CONNECTIONS = (1, 16, 64, 256)
+_BODY = b"0123456789" * 5
+_TARGET_PATH = "/some/path?a=1"
+
+
+@contextmanager
+def _application(url: str, port: int) -> Iterator[dict[str, int]]:
+    """The echo application on ``port``; its processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = (ROOT / "manifests" / "echo.yaml").read_text()
+        manifest = Path(folder) / "echo.yaml"
+        manifest.write_text(
+            text.replace("127.0.0.1:8080", f"127.0.0.1:{port}").replace("../actors", str(ROOT / "actors"))
+        )
+        up = Running(["up", "--nats-url", url, str(manifest)], env=user_environment(Path(folder) / "home"))
+        try:
+            up.wait_for_output(f"http://127.0.0.1:{port}")
+            yield {"provider": up.child("providers.httpserver").pid, "host": up.process.pid}
+            up.stop()
+        finally:
+            up.kill()
+
+
+def _ask(port: int) -> bytes:
+    """The body of one answer, which has to be that of all."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("POST", _TARGET_PATH, body=_BODY)
+        response = connection.getresponse()
+        body = response.read()
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise RuntimeError(f"port {port} answers {response.status}: {body[:500]!r}")
+    return body
+
+
+def _request(port: int) -> bytes:
+    head = f"POST {_TARGET_PATH} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(_BODY)}\r\n\r\n"
+    return head.encode() + _BODY
+
+
+async def measure(plan: Plan) -> list[Figure]:
+    port, bare_port = free_port(), free_port()
+    figures: list[Figure] = []
+    with (
+        nats_server(jetstream=True) as server,
+        responder("benchmarks.bare", "http", str(bare_port)) as bare,
+        _application(server.url, port) as processes,
+    ):
+        bodies = {each: _ask(each) for each in (bare_port, port)}
+        for body in bodies.values():
+            if _BODY not in body:
+                raise RuntimeError(f"not an echo: {body!r}")
+
+        def side(to: int, connections: int, processes: dict[str, int], seconds: float = plan.seconds) -> Side:
+            async def once() -> Round:
+                return await load(
+                    to, _request(to), bodies[to], connections=connections, seconds=seconds, processes=processes
+                )
+
+            return once
+
+        lattice = {"provider": processes["provider"], "nats": server.pid, "host": processes["host"]}
+        for connections in CONNECTIONS:
+            for to in (bare_port, port):
+                await side(to, connections, {}, plan.warm_up)()
+            series = await alternate(
+                plan,
+                {
+                    "plain aiohttp": side(bare_port, connections, {"server": bare}),
+                    "the lattice": side(port, connections, lattice),
+                },
+            )
+            figures.append(
+                Figure(
+                    name=f"HTTP echo, signed, {connections} connection{'s' if connections > 1 else ''}",
+                    reference=series["plain aiohttp"],
+                    measured=series["the lattice"],
+                    target=TARGET if connections == 64 else None,
+                )
+            )
+    return figures
+
+
+if __name__ == "__main__":
+    main(measure)
