@@ -94,7 +94,9 @@ def compose(problems: Problems, text: str) -> yaml.Node | None:
 
 def suggestion(wrong: str, known: list[str] | tuple[str, ...]) -> str:
     """A hint that names the closest of ``known``, or all of them."""
-    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5) or [name for name in known if name.lower() == wrong.lower()]
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5) or [
+        name for name in known if name.lower() == wrong.lower()
+    ]
     return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
 
 
