@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +11,8 @@ import click
 
 from lattice.events import Event
 from wasmhost.cli.app import App, lattice_options, pass_app
-from wasmhost.cli.output import printable
+from wasmhost.cli.identify import KEY_LENGTH
+from wasmhost.cli.output import printable, shorten
 from wasmhost.cli.session import Session
 
 _SAID_ELSEWHERE = {"annotations", "claims", "labels", "instance_id", "id", "host_id", "api_version", "values"}
@@ -27,15 +29,16 @@ def event_document(event: Event) -> dict[str, Any]:
     }
 
 
-def describe(event: Event) -> str:
-    """One event on one line: when, what, where, and what its data say in short."""
-    parts = [_clock(event.time), event.name.ljust(22), f"{event.source[:8]}…" if event.source else "-"]
+def describe(event: Event, width: int) -> str:
+    """One event in short: when, what, where, and what its data say; below its beginning where that is long."""
+    parts = [_clock(event.time), event.name.ljust(22), shorten(event.source, 9) or "-"]
     for name, value in event.data.items():
         if name in _SAID_ELSEWHERE or value in (None, "", {}, []) or isinstance(value, dict | list):
             continue
         text = str(value)
-        parts.append(f"{name}={text[:12] + '…' if len(text) == 56 else text}")
-    return printable(" ".join(parts))
+        parts.append(f"{name}={shorten(text, 13) if len(text) == KEY_LENGTH else text}")
+    line = printable(" ".join(parts))
+    return textwrap.fill(line, width, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False)
 
 
 def _clock(time: str) -> str:
@@ -64,7 +67,7 @@ def events(app: App, names: tuple[str, ...], count: int | None) -> None:
                 if app.output.json:
                     app.output.line(event_document(event))
                 else:
-                    app.output.text(describe(event))
+                    app.output.text(describe(event, app.output.width))
                 if left is not None and (left := left - 1) == 0:
                     return
 

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lattice.events import Event
+from wasmhost.cli.events import describe
 from wasmhost.cli.output import Column, Output, Row, duration, printable, shorten, table
 
 COLUMNS = [Column("ID", 10), Column("NAME", 8), Column("IMAGE", 12, keep_end=True), Column("COUNT")]
@@ -77,3 +79,25 @@ def test_json_mode_keeps_progress_out_of_standard_error() -> None:
     err = io.StringIO()
     Output("json", err=err).say("starting")
     assert err.getvalue() == ""
+
+
+def test_an_event_is_told_in_80_columns() -> None:
+    event = Event(
+        name="actors_stopped",
+        source="N" * 56,
+        time="2024-01-01T10:20:30.5Z",
+        data={
+            "public_key": "M" * 56,
+            "image_ref": "file:///a/b/c.wasm",
+            "count": 1,
+            "remaining": 3,
+            "claims": {"a": 1},
+        },
+    )
+    lines = describe(event, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "actors_stopped" in lines[0]
+    assert "NNNNNNNN…" in lines[0]
+    assert "remaining=3" in lines[-1]
+    assert "claims" not in "".join(lines)
+    assert describe(Event(name="x", source="", time="soon"), 80).split() == ["soon", "x", "-"]
