@@ -1,0 +1,222 @@
+"""Links and claims as several hosts see them: through the bucket, and without JetStream through events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lattice import events, subjects
+from lattice.connection import Connection, ConnectOptions, connect
+from lattice.errors import Unreachable
+from lattice.keys import KeyPair, Role
+from lattice.links import LinkDefinition
+from lattice.store import open_bucket
+from tests.support.nats import NatsServer
+from tests.wasmhost.control.waiting import until
+from wasmhost.metadata import Metadata, read_claims
+
+ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public
+PROVIDER = KeyPair.from_raw(Role.SERVICE, bytes([4]) * 32).public
+
+
+def link(number: int = 0, **values: str) -> LinkDefinition:
+    return LinkDefinition(
+        actor_id=ACTOR,
+        provider_id=PROVIDER,
+        contract_id="wasmcloud:keyvalue",
+        link_name=f"l{number}",
+        values=values,
+    )
+
+
+def claims(subject: str = ACTOR, alias: str = "x/y") -> dict[str, str]:
+    return {"sub": subject, "iss": "A", "name": "n", "rev": "1", "caps": "a,b", "call_alias": alias}
+
+
+Open = Callable[[str], Awaitable[Metadata]]
+
+
+@pytest.fixture
+async def opened(lattice: str, nats_server: NatsServer) -> AsyncIterator[SimpleNamespace]:
+    """``opened.at(url, host)`` opens the metadata of one more host; all are closed at the end."""
+    closing: list[Callable[[], Awaitable[None]]] = []
+
+    async def at(host: str, url: str = nats_server.url) -> Metadata:
+        connection = await connect(ConnectOptions(url=url))
+        metadata = Metadata(connection, lattice, host_id=host)
+        await metadata.open()
+        closing.extend([connection.drain, metadata.close])
+        return metadata
+
+    yield SimpleNamespace(at=at)
+    for close in reversed(closing):
+        await close()
+
+
+async def test_what_one_host_puts_every_host_knows_and_a_new_one_finds(opened: SimpleNamespace) -> None:
+    one, two = await opened.at("N1"), await opened.at("N2")
+    told: list[tuple[LinkDefinition, LinkDefinition | None]] = []
+    gone: list[LinkDefinition] = []
+    two.on_link_set = lambda new, previous: told.append((new, previous))
+    two.on_link_deleted = gone.append
+    await one.put_link(link(a="1"))
+    await one.put_claims(claims())
+    assert list(one.links) == [link(a="1")]  # the snapshot has it when put returns
+    await until(lambda: list(two.links) == [link(a="1")] and ACTOR in two.claims)
+    await one.put_link(link(a="2"))
+    await until(lambda: told == [(link(a="1"), None), (link(a="2"), link(a="1"))])
+
+    three = await opened.at("N3")
+    assert list(three.links) == [link(a="2")]
+    assert three.alias("X/Y") == ACTOR
+    assert three.claims[ACTOR]["caps"] == "a,b"
+
+    assert await three.delete_link(link().key) == link(a="2")
+    assert await three.delete_link(link().key) is None
+    await until(lambda: gone == [link(a="2")])
+    assert len(two.links) == 0
+
+
+async def test_what_was_there_before_a_host_is_no_news_to_it(opened: SimpleNamespace) -> None:
+    one = await opened.at("N1")
+    await one.put_link(link())
+    two = await opened.at("N2")
+    told: list[object] = []
+    two.on_link_set = lambda *change: told.append(change)
+    await one.put_link(link(1))
+    await until(lambda: bool(told))
+    assert told == [(link(1), None)]
+
+
+async def test_many_hosts_writing_one_link_end_with_the_same_values(opened: SimpleNamespace) -> None:
+    hosts = [await opened.at(f"N{number}") for number in range(3)]
+
+    async def write(metadata: Metadata, name: str) -> None:
+        for number in range(20):
+            await metadata.put_link(link(writer=name, turn=str(number)))
+
+    await asyncio.gather(*(write(metadata, str(index)) for index, metadata in enumerate(hosts)))
+    bucket = await open_bucket(hosts[0]._connection, subjects.metadata_bucket(hosts[0]._lattice))
+    stored = await bucket.get(f"LINKDEF_{link().id}")
+    assert stored is not None
+    last = LinkDefinition.from_json(json.loads(stored.value))
+    await until(lambda: all(list(metadata.links) == [last] for metadata in hosts))
+
+
+async def test_entries_that_are_not_what_their_key_says_are_left_out(
+    opened: SimpleNamespace, client: Connection, lattice: str
+) -> None:
+    metadata = await opened.at("N1")
+    bucket = await open_bucket(client, subjects.metadata_bucket(lattice))
+    await bucket.put(f"LINKDEF_{'A' * 64}", json.dumps(link().to_json()).encode())
+    for key, value in (
+        (f"LINKDEF_{link().id}", b"{"),
+        (f"LINKDEF_{link().id}", b"[]"),
+        (f"CLAIMS_{ACTOR}", b"5"),
+        (f"CLAIMS_{ACTOR}", b"{}"),
+        ("REFMAP_x", b"?"),
+        ("other", b"?"),
+    ):
+        await bucket.put(key, value)
+    await bucket.put(f"LINKDEF_{link(7).id}", json.dumps(link(7).to_json()).encode())
+    await until(lambda: list(metadata.links) == [link(7)])
+    assert dict(metadata.claims) == {}
+    await bucket.purge(f"LINKDEF_{link(7).id}")  # as Elixir hosts delete
+    await until(lambda: len(metadata.links) == 0)
+
+
+async def test_an_alias_stays_with_the_first_actor_until_that_is_forgotten(
+    opened: SimpleNamespace, client: Connection, lattice: str
+) -> None:
+    metadata = await opened.at("N1")
+    other = KeyPair.from_raw(Role.MODULE, bytes([5]) * 32).public
+    await metadata.put_claims(claims())
+    await metadata.put_claims(claims(other))
+    await metadata.put_claims(claims())
+    assert metadata.alias("x/y") == ACTOR
+    assert metadata.alias("nobody") is None
+    bucket = await open_bucket(client, subjects.metadata_bucket(lattice))
+    await bucket.delete(f"CLAIMS_{ACTOR}")
+    await until(lambda: metadata.alias("x/y") == other)
+
+
+def test_the_typed_claims_of_later_classic_hosts_are_read_as_texts() -> None:
+    typed = {
+        "call_alias": None,
+        "capabilities": ["a", "b"],
+        "issuer": "A",
+        "name": "n",
+        "revision": 3,
+        "subject": "M",
+        "tags": [],
+        "version": "1",
+    }
+    assert read_claims(typed) == {
+        "call_alias": "",
+        "caps": "a,b",
+        "iss": "A",
+        "name": "n",
+        "rev": "3",
+        "sub": "M",
+        "tags": "",
+        "version": "1",
+    }
+
+
+async def test_without_jetstream_links_travel_by_events_and_move_into_the_bucket_when_it_comes(
+    opened: SimpleNamespace, lattice: str, tmp_path: Path
+) -> None:
+    server = NatsServer(tmp_path / "plain", jetstream=False).start()
+    try:
+        one, two = await opened.at("N1", server.url), await opened.at("N2", server.url)
+        assert one.degraded is not None and "JetStream" in one.degraded
+        publish = await connect(ConnectOptions(url=server.url))
+        one.on_link_set = lambda new, previous: publish.publish(
+            subjects.events(lattice), events.event("linkdef_set", "N1", events.linkdef_set(new)[1])
+        )
+        await one.put_link(link(a="1"))
+        await one.put_claims(claims())
+        await until(lambda: list(two.links) == [link(a="1")])
+        publish.publish(
+            subjects.events(lattice), events.event("linkdef_deleted", "N1", events.linkdef_deleted(link())[1])
+        )
+        await until(lambda: len(two.links) == 0)
+        await publish.drain()
+
+        server.stop()
+        server = NatsServer(tmp_path / "full", port=server.port).start()
+        await until(lambda: one.degraded is None and two.degraded is None, timeout=20)
+        await until(lambda: list(two.links) == [link(a="1")] and ACTOR in two.claims)
+    finally:
+        server.stop()
+
+
+async def test_links_outlive_a_restart_of_the_server(opened: SimpleNamespace, tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "nats").start()
+    try:
+        one, two = await opened.at("N1", server.url), await opened.at("N2", server.url)
+        await one.put_link(link(1))
+        await until(lambda: len(two.links) == 1)
+        server.restart()
+        assert await reconnected(one)
+        await one.put_link(link(2))
+        await until(lambda: list(two.links) == [link(1), link(2)], timeout=20)
+        assert list(one.links) == [link(1), link(2)]
+    finally:
+        server.stop()
+
+
+async def reconnected(metadata: Metadata) -> bool:
+    """Whether a request passes again; one fails at once while the connection is lost."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await metadata._connection.request("$JS.API.INFO", b"", timeout=1.0)
+                return True
+            except Unreachable:
+                await asyncio.sleep(0.05)
