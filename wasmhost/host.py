@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import ipaddress
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -34,6 +35,7 @@ from wasmhost.inventory import HostFacts
 from wasmhost.linking import Linking
 from wasmhost.metadata import Metadata
 from wasmhost.outbound import Outbound
+from wasmhost.provider_image import ProviderImage, resolve_provider
 from wasmhost.state import StateFolder
 from wasmhost.supervisor import ProviderSupervisor
 
@@ -47,8 +49,10 @@ class Host:
     had been opened by then is closed again.
     """
 
-    def __init__(self, config: HostConfig) -> None:
+    def __init__(self, config: HostConfig, *, resolve: Callable[[str], ProviderImage] = resolve_provider) -> None:
+        """``resolve`` says what a provider reference means; raises LatticeError."""
         self.config = config
+        self._resolve = resolve
         self.identity: Identity
         self.metadata: Metadata
         self.actors: ActorRegistry
@@ -111,7 +115,9 @@ class Host:
         await metadata.open()
 
         parts.callback(lambda: publisher.publish(*self.facts.stopped()))
-        self.providers = providers = ProviderSupervisor(config, identity, metadata, publisher.publish, rpc)
+        self.providers = providers = ProviderSupervisor(
+            config, identity, metadata, publisher.publish, rpc, resolve=self._resolve
+        )
         parts.push_async_callback(providers.close)
 
         trace = config.log_level == "debug"

@@ -29,17 +29,26 @@ def free_port() -> int:
 class NatsServer:
     """One server process; ``restart`` keeps port and data."""
 
-    def __init__(self, folder: Path, *, jetstream: bool = True, config: str = "", port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        jetstream: bool = True,
+        config: str = "",
+        port: int | None = None,
+        address: str = "127.0.0.1",
+    ) -> None:
         self.folder = folder
         self.port = port or free_port()
-        self.url = f"nats://127.0.0.1:{self.port}"
+        self.address = address
+        self.url = f"nats://{address}:{self.port}"
         self._jetstream = jetstream
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> NatsServer:
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [nats_server_binary(), "--addr", "127.0.0.1", "--port", str(self.port)]
+        command = [nats_server_binary(), "--addr", self.address, "--port", str(self.port)]
         if self._jetstream:
             command += ["--jetstream", "--store_dir", str(self.folder / "jetstream")]
         if self._config:
@@ -54,7 +63,7 @@ class NatsServer:
             if self._process.poll() is not None:
                 raise RuntimeError(f"nats-server ended: {(self.folder / 'server.log').read_text()[-2000:]}")
             try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=0.5) as probe:
+                with socket.create_connection((self.address, self.port), timeout=0.5) as probe:
                     if probe.recv(4) == b"INFO":
                         return self
             except OSError:
