@@ -1,250 +1,254 @@
-"""One listening address: its routes, its connections, and how a request becomes a call.
-
-Built on aiohttp's low-level server; the answer is written by ourselves in one piece, which saves a fifth of the cost of
-a request and keeps an actor's headers exactly as it gave them.
-"""
+"""One listening address: its routes, its connections, and how a request becomes a call."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
+from contextlib import suppress
 from typing import Final
 
 import structlog
-from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.web_request import BaseRequest
 
 from lattice.contracts.httpserver import HANDLE_REQUEST, HttpResponse
-from lattice.errors import Code, LatticeError
+from lattice.errors import LatticeError
 from providers.httpserver import mapping
+from providers.httpserver.connection import HttpConnection
+from providers.httpserver.endpoint import Endpoint
+from providers.httpserver.exchange import Exchange
+from providers.httpserver.limits import Limits
 from providers.httpserver.mapping import MAX_BODY
+from providers.httpserver.replies import Reply
 from providers.httpserver.routes import RouteTable
 from providers.httpserver.settings import format_address
+from providers.httpserver.tls import TlsFiles
 from providers.logs import Sampled
-from providers.provider import ActorCalls, LinkFailed
+from providers.provider import ActorCalls
 
 log = structlog.get_logger()
 
-KEEPALIVE: Final = 75.0
-"""Seconds an idle connection is kept."""
-BODY_TIMEOUT: Final = 60.0
-"""Seconds a client may take to send a request body."""
-MAX_HEADER_LINE: Final = 16 * 1024
-BACKLOG: Final = 1024
-MOST_CALLS: Final = 8192
-"""Requests of one address that may be on their way; beyond, they are refused with 503."""
-MOST_BYTES: Final = 256 * 1024 * 1024
-"""Bytes of their bodies."""
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_BUFFER: Final = 64 * 1024
+_READS: Final = frozenset({"GET", "HEAD"})
+_NO_ROUTE: Final = Reply(404, "no actor is linked to this host and path")
+_TOO_MANY: Final = Reply(503, "too many requests are waiting for an answer", retry_after=1)
+_READ_ONLY: Final = "this address is read-only: only GET and HEAD are answered"
 
 
-class _Answer(web.StreamResponse):
-    """Bytes that are already a whole response."""
+class Room:
+    """How many connections may be open in the whole process; each takes a file descriptor."""
 
-    def __init__(self, data: bytes, *, keep_alive: bool) -> None:
-        # Not calling the base class is the point: it would build headers that nobody reads.
-        self._data = data
-        self._keep_alive = keep_alive
+    __slots__ = ("most", "taken")
 
-    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client is gone")  # aiohttp drops the answer without a word
-        transport.write(self._data)
-        if transport.get_write_buffer_size():
-            await request.writer.drain()  # a client that does not read holds up its own connection only
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        pass
-
-
-class _Refusal(Exception):
-    """The request gets no call; the connection is not usable afterwards unless ``keep_alive``."""
-
-    def __init__(self, status: int, reason: str, *, retry_after: int | None = None, keep_alive: bool = True) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.retry_after = retry_after
-        self.keep_alive = keep_alive
-
-
-def _too_large() -> _Refusal:
-    return _Refusal(413, f"the request body is larger than {MAX_BODY} bytes", keep_alive=False)
-
-
-def _too_many(*, keep_alive: bool) -> _Refusal:
-    return _Refusal(503, "too many requests are waiting for an answer", retry_after=1, keep_alive=keep_alive)
-
-
-def _of_the_operator(record: logging.LogRecord) -> bool:
-    """Leave out what only a client's broken requests cause: our handler raises nothing."""
-    return not record.getMessage().startswith("Error handling request")
-
-
-_library_log = logging.getLogger("wasmhost.httpserver")
-_library_log.addFilter(_of_the_operator)
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
 
 
 class Listener:
-    """Listens while it has routes; ``routes`` and ``timeouts`` are replaced as a whole."""
+    """Listens while it has routes; ``routes`` is replaced as a whole."""
 
-    def __init__(self, address: tuple[str, int], calls: ActorCalls) -> None:
+    def __init__(
+        self, address: tuple[str, int], calls: ActorCalls, *, room: Room | None = None, limits: Limits | None = None
+    ) -> None:
         self.address = address
         self.routes = RouteTable()
-        self.timeouts: dict[str, float | None] = {}
-        """Seconds by actor, where a link asks for other than the host's RPC timeout."""
+        self.limits = limits or Limits()
+        self.buffer = memoryview(bytearray(_BUFFER))
         self._calls = calls
-        self._in_flight = 0
+        self._room = room or Room(1_000_000)
+        self._loop = asyncio.get_running_loop()
+        self._endpoint = Endpoint(address, self._protocol, handshake_timeout=self.limits.handshake)
+        self._connections: set[HttpConnection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._bytes = 0
         self._complaints = Sampled()
-        self._sockets: asyncio.Server | None = None
-        self._server = web.Server(
-            self._handle,
-            access_log=None,
-            keepalive_timeout=KEEPALIVE,
-            auto_decompress=False,  # bodies are passed on as received
-            max_line_size=MAX_HEADER_LINE,
-            max_field_size=MAX_HEADER_LINE,
-            logger=_library_log,
-        )
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._gone = asyncio.Event()
+        self._open = False
+        self._traces = log.is_enabled_for(logging.DEBUG)
 
-    async def open(self) -> None:
-        """Start to listen. Raises LinkFailed: ``127.0.0.1:8080 in use``."""
-        host, port = self.address
-        try:
-            self._sockets = await asyncio.get_running_loop().create_server(
-                self._server, host, port, backlog=BACKLOG, reuse_address=True
-            )
-        except OSError as error:
-            shown = format_address(self.address)
-            match error.errno:
-                case errno.EADDRINUSE:
-                    raise LinkFailed(f"{shown} in use", code=Code.CONFLICT) from error
-                case errno.EACCES:
-                    reason = "permission denied: a port below 1024 needs privileges"
-                case errno.EADDRNOTAVAIL:
-                    reason = "this machine has no such address"
-                case _:
-                    reason = error.strerror or str(error)
-            raise LinkFailed(f"{shown}: {reason}") from error
-        log.info("http.listening", address=format_address(self.address))
+    @property
+    def tls(self) -> TlsFiles | None:
+        return self._endpoint.tls
+
+    async def open(self, tls: TlsFiles | None = None) -> None:
+        """Start to listen. Raises LinkFailed (``127.0.0.1:8080 in use``) or InvalidLinkValues."""
+        await self._endpoint.open(tls)
+        self._open = True
+        log.info("http.listening", address=format_address(self.address), tls=tls is not None)
+
+    async def change_tls(self, tls: TlsFiles | None) -> None:
+        """Speak TLS with other files, or none, with new connections.
+
+        Those there are stay as they are: each answers what is under way, and one more request at most. Raises
+        InvalidLinkValues, and nothing has changed then.
+        """
+        await self._endpoint.change(tls)
+        for connection in list(self._connections):
+            connection.retire(at_once=False)
+        log.info("http.tls_changed", address=format_address(self.address), tls=tls is not None)
 
     def stop_listening(self) -> None:
         """Free the port, at once. Connections stay until ``close``."""
-        if self._sockets is not None:
-            self._sockets.close()
-            self._sockets = None
+        if self._open:
+            self._open = False
+            self._endpoint.close()
             log.info("http.closed", address=format_address(self.address))
 
     async def close(self, timeout: float) -> None:
         """Let requests in flight end within ``timeout`` seconds and close all connections."""
         self.stop_listening()
-        self._server.pre_shutdown()
-        await self._server.shutdown(timeout)
+        for connection in list(self._connections):
+            connection.retire(at_once=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._connections:
+                    self._gone.clear()
+                    await self._gone.wait()
+        for task in list(self._tasks):
+            task.cancel()
+        for connection in list(self._connections):
+            connection.abort()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
-    async def _handle(self, request: BaseRequest) -> web.StreamResponse:
-        keep_alive = request.keep_alive
-        # HTTP/1.1 keeps a connection without a word; 1.0 wants to be told, and every client when it ends.
-        connection = ("keep-alive" if request.version.minor == 0 else "") if keep_alive else "close"
+    # --- connections ---
+
+    def _protocol(self, secure: bool) -> HttpConnection:
+        return HttpConnection(self, self._loop, secure=secure)
+
+    def opened(self, connection: HttpConnection) -> bool:
+        """A connection is there; False when there is no room for it."""
+        self._connections.add(connection)
+        self._room.taken += 1
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(self.limits.tick, self._sweep)
+        if not self._open:
+            connection.retire(at_once=True)
+        return self._room.taken <= self._room.most
+
+    def closed(self, connection: HttpConnection) -> None:
+        """A connection is gone."""
+        self._connections.discard(connection)
+        self._room.taken -= 1
+        self._gone.set()
+
+    def _sweep(self) -> None:
+        """Time-outs of all connections: a look at each, once a second, is cheaper than timers per request."""
+        now = self._loop.time()
+        for connection in [one for one in self._connections if one.deadline <= now]:
+            connection.expire(now)
+        self._sweeping = self._loop.call_later(self.limits.tick, self._sweep) if self._connections else None
+
+    # --- requests ---
+
+    def admit(self, exchange: Exchange, *, secure: bool) -> None:
+        """Decide what can be decided from the head of a request: its route, or its answer."""
+        route = self.routes.match(exchange.host, exchange.target)
+        if route is None:
+            exchange.reply = _NO_ROUTE
+            return
+        exchange.route = route
+        policy = route.policy
+        header = exchange.header
+        if "origin" in header or policy.cors.origins:
+            origin = header["origin"][0] if "origin" in header else ""
+            if origin and not policy.cors.permits(origin, exchange.host, secure=secure):
+                exchange.reply = Reply(
+                    403, "CORS: this origin is not among the allowed ones", headers="Vary: Origin\r\n"
+                )
+                return
+            exchange.added = policy.cors.lines(origin)
+            if origin and exchange.method == "OPTIONS":
+                exchange.reply = policy.cors.preflight(header)
+        if exchange.reply is None:
+            exchange.reply = self._refusal(exchange, policy.max_content, read_only=policy.read_only)
+
+    def _refusal(self, exchange: Exchange, most: int, *, read_only: bool) -> Reply | None:
+        if read_only and exchange.method not in _READS:
+            return Reply(405, _READ_ONLY, headers="Allow: GET, HEAD\r\n")
+        limits = self.limits
+        if len(self._tasks) >= limits.calls:
+            return _TOO_MANY
+        if exchange.length:
+            if exchange.length > min(most, MAX_BODY):
+                return _too_large(most)
+            if self._bytes and self._bytes + exchange.length > limits.bodies:
+                return _TOO_MANY
+        return None
+
+    def count(self, exchange: Exchange) -> None:
+        """Bytes of its body have come."""
+        came = exchange.size - exchange.counted
+        exchange.counted = exchange.size
+        others = self._bytes
+        self._bytes += came
+        assert exchange.route is not None
+        most = exchange.route.policy.max_content
+        if exchange.size > min(most, MAX_BODY):
+            exchange.reply = _too_large(most)
+        elif self._bytes > self.limits.bodies and others > exchange.size - came:
+            exchange.reply = _TOO_MANY
+
+    def release(self, exchange: Exchange) -> None:
+        """Its body is not needed any more."""
+        self._bytes -= exchange.counted
+        exchange.counted = 0
+        exchange.parts = []
+
+    def call(self, connection: HttpConnection, exchange: Exchange) -> None:
+        """Call the actor; ``connection`` is told the answer."""
+        task = self._loop.create_task(self._call(connection, exchange))
+        exchange.task = task
+        self._tasks.add(task)
+
+    async def _call(self, connection: HttpConnection, exchange: Exchange) -> None:
+        route, method = exchange.route, exchange.method
+        assert route is not None
+        policy = route.policy
         try:
-            return _Answer(await self._respond(request, connection), keep_alive=keep_alive)
-        except _Refusal as refusal:
-            keep_alive = keep_alive and refusal.keep_alive
-            data = mapping.failure_answer(
-                refusal.status,
-                str(refusal),
-                "",
-                method=request.method,
-                connection=connection if keep_alive else "close",
-                retry_after=refusal.retry_after,
+            payload = mapping.request(method, exchange.target, exchange.header, exchange.body()).encode()
+            exchange.parts = []
+            answer = await self._calls.call(route.actor, HANDLE_REQUEST, payload, policy.timeout)
+            response = HttpResponse.decode(answer)
+            status = response.status_code
+            data = mapping.answer(
+                response,
+                method=method,
+                connection=connection.word(exchange),
+                added=exchange.added,
+                cache_control=policy.cache_control,
             )
-            return _Answer(data, keep_alive=keep_alive)
+        except LatticeError as error:
+            reply = self._failed(route.actor, error)
+            status = reply.status
+            data = mapping.reply(reply, method=method, connection=connection.word(exchange), added=exchange.added)
         except Exception:
             log.exception("http.broke", address=format_address(self.address))
-            data = mapping.failure_answer(500, "internal error", "", method=request.method, connection="close")
-            return _Answer(data, keep_alive=False)
-
-    async def _respond(self, request: BaseRequest, connection: str) -> bytes:
-        """Route, body, call, answer."""
-        method = request.method
-        target = request.raw_path
-        route = self.routes.match(request.headers.get("Host", ""), target)
-        if route is None:
-            raise _Refusal(404, "no actor is linked to this host and path")
-        if self._in_flight >= MOST_CALLS or self._bytes >= MOST_BYTES:
-            raise _too_many(keep_alive=not request.can_read_body)
-        actor = route.actor
-        body = b""
-        self._in_flight += 1
-        try:
-            if request.can_read_body:
-                body = await self._body(request)
-            payload = mapping.request(method, target, request.raw_headers, body).encode()
-            answer = await self._calls.call(actor, HANDLE_REQUEST, payload, self.timeouts.get(actor))
-            return mapping.answer(HttpResponse.decode(answer), method=method, connection=connection)
-        except LatticeError as error:
-            return self._failed(actor, error, method, connection)
+            reply = Reply(500, "internal error")
+            status = reply.status
+            data = mapping.reply(reply, method=method, connection=connection.word(exchange), added=exchange.added)
         finally:
-            self._in_flight -= 1
-            self._bytes -= len(body)
+            self._bytes -= exchange.counted
+            assert exchange.task is not None
+            self._tasks.discard(exchange.task)
+        if self._traces:
+            log.debug("http.request", actor=route.actor, method=method, status=status, size=len(data))
+        connection.answered(exchange, data)
 
-    def _failed(self, actor: str, error: LatticeError, method: str, connection: str) -> bytes:
+    def _failed(self, actor: str, error: LatticeError) -> Reply:
         status, retry_after = mapping.failure_status(error)
-        invocation = error.invocation_id
         if (more := self._complaints.due()) is not None:
             log.warning(
                 "http.call_failed",
                 actor=actor,
                 status=status,
                 code=str(error.code),
-                invocation=invocation,
+                invocation=error.invocation_id,
                 reason=str(error),
                 not_logged=more,
             )
-        return mapping.failure_answer(
-            status, str(error), invocation, method=method, connection=connection, retry_after=retry_after
-        )
+        return Reply(status, str(error), invocation=error.invocation_id, retry_after=retry_after)
 
-    async def _body(self, request: BaseRequest) -> bytes:
-        """The whole body, counted in ``_bytes``. Raises _Refusal: too large, too slow, malformed, too many of them."""
-        announced = request.content_length
-        if announced is not None and announced > MAX_BODY:
-            raise _too_large()
-        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-            request.transport.write(_CONTINUE)
-        content = request.content
-        size = 0
-        try:
-            if content.is_eof():  # it came together with the head, as small ones do: neither wait nor timer
-                body = content.read_nowait()
-                size = len(body)
-                self._bytes += size
-                self._check_body(size)
-                return body
-            parts: list[bytes] = []
-            async with asyncio.timeout(BODY_TIMEOUT):
-                while part := await content.readany():
-                    size += len(part)
-                    self._bytes += len(part)
-                    self._check_body(size)
-                    parts.append(part)
-            return b"".join(parts)
-        except BaseException as error:
-            self._bytes -= size
-            if isinstance(error, TimeoutError):
-                reason = f"the request body took longer than {BODY_TIMEOUT:g} s"
-                raise _Refusal(408, reason, keep_alive=False) from None
-            if isinstance(error, (ConnectionError, web.RequestPayloadError)):
-                # Gone in the middle of its body (nobody reads this), or a body that breaks the rules of HTTP.
-                reason = f"the request body is incomplete or malformed: {error}"
-                raise _Refusal(400, reason, keep_alive=False) from None
-            raise
 
-    def _check_body(self, size: int) -> None:
-        if size > MAX_BODY:
-            raise _too_large()
-        if self._bytes > MOST_BYTES:
-            raise _too_many(keep_alive=False)
+def _too_large(most: int) -> Reply:
+    return Reply(413, f"the request body is larger than {min(most, MAX_BODY)} bytes")

@@ -11,7 +11,7 @@ import http
 import json
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from email.utils import formatdate
 from enum import Enum
 from functools import lru_cache
@@ -19,6 +19,7 @@ from typing import Final
 
 from lattice.contracts.httpserver import HttpRequest, HttpResponse
 from lattice.errors import Code, LatticeError, Overloaded, TooLarge
+from providers.httpserver.replies import Reply
 from providers.httpserver.routes import split_target
 
 INVOCATION_HEADER: Final = "Wasmhost-Invocation"
@@ -54,6 +55,11 @@ _STATUS_LINES: Final = {
 }
 
 
+@lru_cache(maxsize=1024)
+def _lower_name(raw: bytes) -> str:
+    return raw.decode("latin-1").lower()
+
+
 def request_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
     """The ``header`` member of a request, from names and values as received."""
     headers: dict[str, list[str]] = {}
@@ -63,7 +69,7 @@ def request_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
         value = raw_value.decode("ascii")
         if not (value.isprintable() or value.replace("\t", " ").isprintable()):
             continue
-        name = raw_name.decode("latin-1").lower()
+        name = _lower_name(raw_name) if len(raw_name) <= 64 else raw_name.decode("latin-1").lower()
         if name in headers:
             headers[name].append(value)
         else:
@@ -71,28 +77,37 @@ def request_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
     return headers
 
 
-def request(method: str, target: str, raw_headers: Iterable[tuple[bytes, bytes]], body: bytes) -> HttpRequest:
+def request(method: str, target: str, header: Mapping[str, Sequence[str]], body: bytes) -> HttpRequest:
     path, query = split_target(target)
-    return HttpRequest(method=method, path=path, query_string=query, header=request_headers(raw_headers), body=body)
+    return HttpRequest(method=method, path=path, query_string=query, header=header, body=body)
 
 
-def answer(response: HttpResponse, *, method: str, connection: str = "") -> bytes:
+def answer(
+    response: HttpResponse, *, method: str, connection: str = "", added: str = "", cache_control: str = ""
+) -> bytes:
     """What goes back to the client. ``connection`` is the value of a Connection header, if one is needed.
 
     A status outside 200-999 is the actor's mistake and becomes a 500; header names and values that would break the
-    message are left out.
+    message are left out, and of names that differ only in case the last one counts. ``added`` are header lines of the
+    provider, in place of the actor's of these names; ``cache_control`` counts where the actor states none.
     """
     status = response.status_code
     if not 200 <= status <= 999:
-        return failure_answer(500, f"the actor answered with status {status}", "", method=method, connection=connection)
+        wrong = Reply(500, f"the actor answered with status {status}")
+        return reply(wrong, method=method, connection=connection, added=added)
     lines = [_status_line(status)]
     length: str | None = None
-    for name, values in response.header.items():
+    header = response.header
+    if len(header) > 1 or added or cache_control:
+        header = _merged(header, added, cache_control)
+    for name, values in header.items():
         match _header_kind(name):
             case _Kind.PASSED:
                 lines.extend(f"{name}: {value}\r\n" for value in values if not _UNSAFE_VALUE.search(value))
             case _Kind.LENGTH if values:
                 length = values[0]
+    if added:
+        lines.append(added)
     body = response.body
     if status in _BODILESS:
         body = b""
@@ -106,17 +121,33 @@ def answer(response: HttpResponse, *, method: str, connection: str = "") -> byte
     return _head(lines, connection) + body
 
 
-def failure_answer(
-    status: int, error: str, invocation: str, *, method: str, connection: str = "", retry_after: int | None = None
-) -> bytes:
-    """A failure of the platform, as JSON with reason and invocation id; the id stands in a header, too."""
-    document = {"error": error, "invocation": invocation} if invocation else {"error": error}
+def _merged(header: Mapping[str, Sequence[str]], added: str, cache_control: str) -> Mapping[str, Sequence[str]]:
+    """``header`` with every name once, without those in ``added``, with ``cache_control`` where it is missing."""
+    names = {*map(str.lower, header)}
+    if len(names) == len(header) and not added and (not cache_control or "cache-control" in names):
+        return header  # the usual case
+    replaced = {line.partition(":")[0].lower() for line in added.split("\r\n")} - {"", "vary"}
+    merged = {name.lower(): (name, values) for name, values in header.items()}
+    if cache_control:
+        merged.setdefault("cache-control", ("Cache-Control", (cache_control,)))
+    return dict(named for lower, named in merged.items() if lower not in replaced)
+
+
+def reply(reply: Reply, *, method: str, connection: str = "", added: str = "") -> bytes:
+    """An answer of the provider: JSON with reason and invocation id; the id stands in a header, too."""
+    lines = [_status_line(reply.status), reply.headers, added]
+    if not reply.error:
+        if reply.status not in _BODILESS:
+            lines.append("Content-Length: 0\r\n")
+        return _head(lines, connection)
+    document = {"error": reply.error}
+    if reply.invocation:
+        document["invocation"] = reply.invocation
+        lines.append(f"{INVOCATION_HEADER}: {reply.invocation}\r\n")
     body = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-    lines = [_status_line(status), "Content-Type: application/json\r\n", f"Content-Length: {len(body)}\r\n"]
-    if invocation:
-        lines.append(f"{INVOCATION_HEADER}: {invocation}\r\n")
-    if retry_after is not None:
-        lines.append(f"Retry-After: {retry_after}\r\n")
+    lines.append(f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n")
+    if reply.retry_after is not None:
+        lines.append(f"Retry-After: {reply.retry_after}\r\n")
     head = _head(lines, connection)
     return head if method == "HEAD" else head + body
 

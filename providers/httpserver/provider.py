@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
+from lattice.errors import Code
 from lattice.links import LinkDefinition
-from providers.httpserver.listener import Listener
-from providers.httpserver.routes import Route, RouteClash
+from providers.httpserver.listener import Listener, Room
+from providers.httpserver.routes import Route, RouteClash, RouteTable
 from providers.httpserver.settings import HttpLink, format_address, read_link
+from providers.httpserver.tls import TlsFiles
 from providers.provider import LinkFailed, Provider
 
 log = structlog.get_logger()
@@ -19,6 +23,8 @@ CLOSE_TIMEOUT: Final = 10.0
 """Seconds that requests in flight get when the last link of their address is removed."""
 STOP_TIMEOUT: Final = 5.0
 """The same when the provider stops."""
+OWN_DESCRIPTORS: Final = 64
+"""File descriptors kept for what is not a client's connection."""
 
 
 class HttpServer(Provider):
@@ -28,24 +34,29 @@ class HttpServer(Provider):
 
     def __init__(self) -> None:
         self._listeners: dict[tuple[str, int], Listener] = {}
+        self._links: dict[str, HttpLink] = {}
+        """What is in effect, by actor. Settings files may have changed since it was read."""
         self._closing: set[asyncio.Task[None]] = set()
+        self._room = Room(_descriptors() - OWN_DESCRIPTORS)
         # Links of several actors change at the same time; an address must not be opened twice or closed in between.
         self._change = asyncio.Lock()
 
     async def link_added(self, link: LinkDefinition) -> None:
+        wanted = await asyncio.to_thread(read_link, link.values)
         async with self._change:
-            await self._route(link.actor_id, read_link(link.values))
+            await self._route(link.actor_id, wanted)
 
     async def link_changed(self, old: LinkDefinition, new: LinkDefinition) -> None:
-        settings, before = read_link(new.values), read_link(old.values)
+        wanted = await asyncio.to_thread(read_link, new.values)
         async with self._change:
-            await self._route(new.actor_id, settings)
-            if before.address != settings.address:
+            before = self._links[old.actor_id]
+            await self._route(new.actor_id, wanted)
+            if before.address != wanted.address:
                 self._unroute(old.actor_id, before.address, CLOSE_TIMEOUT)
 
     async def link_removed(self, link: LinkDefinition) -> None:
         async with self._change:
-            self._unroute(link.actor_id, read_link(link.values).address, CLOSE_TIMEOUT)
+            self._unroute(link.actor_id, self._links.pop(link.actor_id).address, CLOSE_TIMEOUT)
 
     async def stopped(self) -> None:
         if self._closing:
@@ -56,32 +67,30 @@ class HttpServer(Provider):
                 log.warning("http.requests_abandoned", addresses=len(late))
                 await asyncio.wait(late)
 
-    async def _route(self, actor: str, settings: HttpLink) -> None:
+    async def _route(self, actor: str, link: HttpLink) -> None:
         """Lead requests to ``actor``; opens the listener if it is the first of its address."""
-        if settings.unknown:
-            log.warning("link.values_ignored", actor=actor, names=list(settings.unknown))
-        route = Route(actor=actor, host=settings.host, path_prefix=settings.path_prefix)
-        listener = self._listeners.get(settings.address)
-        fresh = listener is None
-        if listener is None:
-            listener = Listener(settings.address, self.lattice)
+        if link.unknown:
+            log.warning("link.values_ignored", actor=actor, names=list(link.unknown))
+        route = Route(actor=actor, host=link.host, path_prefix=link.path_prefix, policy=link.policy)
+        shown = format_address(link.address)
+        listener = self._listeners.get(link.address)
         try:
-            routes = listener.routes.with_route(route)
+            routes = (listener.routes if listener else RouteTable()).with_route(route)
         except RouteClash as error:
-            raise LinkFailed(f"{format_address(settings.address)}: {error}", code=error.code) from error
-        before = listener.routes
-        listener.routes = routes  # before it listens: the first request finds its route
-        if settings.timeout is None:
-            listener.timeouts.pop(actor, None)
+            raise LinkFailed(f"{shown}: {error}", code=error.code) from error
+        if listener is None:
+            listener = Listener(link.address, self.lattice, room=self._room)
+            listener.routes = routes  # before it listens: the first request finds its route
+            await listener.open(link.tls)
+            self._listeners[link.address] = listener
         else:
-            listener.timeouts[actor] = settings.timeout
-        if fresh:
-            try:
-                await listener.open()
-            except BaseException:
-                listener.routes = before
-                raise
-            self._listeners[settings.address] = listener
+            if listener.tls != link.tls:
+                others = [other.actor for other in listener.routes if other.actor != actor]
+                if others:
+                    raise LinkFailed(_disagreement(shown, others[0], listener.tls, link.tls), code=Code.CONFLICT)
+                await listener.change_tls(link.tls)
+            listener.routes = routes
+        self._links[actor] = link
 
     def _unroute(self, actor: str, address: tuple[str, int], timeout: float) -> None:
         """Stop leading requests to ``actor``; frees the port when that was its last route."""
@@ -89,7 +98,6 @@ class HttpServer(Provider):
         if listener is None:
             return
         listener.routes = listener.routes.without(actor)
-        listener.timeouts.pop(actor, None)
         if not len(listener.routes):
             del self._listeners[address]
             listener.stop_listening()
@@ -97,6 +105,23 @@ class HttpServer(Provider):
             task = asyncio.get_running_loop().create_task(_close(listener, timeout), name=f"close {address}")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+def _disagreement(address: str, actor: str, there: TlsFiles | None, wanted: TlsFiles | None) -> str:
+    return (
+        f"{address} speaks {there or 'plain HTTP'} for the link of {actor}, and this link asks for "
+        f"{wanted or 'plain HTTP'}; links of one address agree on cert_file and priv_key_file, "
+        "so give both the same, or this one another address (example: 127.0.0.1:8443)"
+    )
+
+
+def _descriptors() -> int:
+    """How many files this process may have open, after asking for as many as it may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft if soft != resource.RLIM_INFINITY else 1_000_000
 
 
 async def _close(listener: Listener, timeout: float) -> None:

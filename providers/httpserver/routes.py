@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lattice.errors import Code, LatticeError
+from providers.httpserver.policy import Policy
 
 
 class RouteClash(LatticeError):
@@ -23,6 +24,7 @@ class Route:
     """Lower case and without port; empty answers every host."""
     path_prefix: str = ""
     """Without a slash at its end; empty answers every path."""
+    policy: Policy = field(default_factory=Policy)
 
     def __str__(self) -> str:
         host = f"host {self.host!r} with " if self.host else ""

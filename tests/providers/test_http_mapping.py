@@ -11,6 +11,7 @@ import pytest
 from lattice.contracts.httpserver import HttpResponse
 from lattice.errors import Code, GuestError, LatticeError, Overloaded, RemoteError, TooLarge, Unreachable
 from providers.httpserver import mapping
+from providers.httpserver.replies import Reply
 
 
 class _Socket:
@@ -35,7 +36,7 @@ def test_headers_are_lower_case_lists_of_visible_ascii() -> None:
 
 
 def test_path_and_query_are_passed_on_as_received() -> None:
-    request = mapping.request("GET", "/a%20b/../c?x=%31&y", [], b"")
+    request = mapping.request("GET", "/a%20b/../c?x=%31&y", {}, b"")
     assert (request.path, request.query_string) == ("/a%20b/../c", "x=%31&y")
 
 
@@ -90,7 +91,7 @@ def test_a_status_outside_the_legal_range_is_a_500(status: int) -> None:
 
 
 def test_a_failure_names_reason_and_invocation() -> None:
-    data = mapping.failure_answer(503, "weg: “nö”", "abc", method="GET", retry_after=2)
+    data = mapping.reply(Reply(503, "weg: “nö”", invocation="abc", retry_after=2), method="GET")
     response, body = parsed(data)
     assert json.loads(body) == {"error": "weg: “nö”", "invocation": "abc"}
     assert response.headers["Wasmhost-Invocation"] == "abc"

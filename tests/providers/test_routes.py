@@ -81,10 +81,10 @@ def test_hosts_are_compared_without_case_port_and_final_dot() -> None:
 def test_link_values_have_the_classic_defaults_and_precedence() -> None:
     assert read_link({}).address == ("127.0.0.1", 8000)
     assert read_link({"Port": "8081"}).address == ("127.0.0.1", 8081)
-    assert read_link({"ADDRESS": "0.0.0.0:80", "port": "1"}).address == ("0.0.0.0", 80)
+    assert read_link({"port": "1", "ADDRESS": "0.0.0.0:80"}).address == ("127.0.0.1", 1)
     assert read_link({"address": "localhost:80"}).address == ("127.0.0.1", 80)
     link = read_link({"host": "Shop.Example", "path_prefix": "/api/", "timeout_ms": "1500", "cors": "x"})
-    assert (link.host, link.path_prefix, link.timeout, link.unknown) == ("shop.example", "/api", 1.5, ("cors",))
+    assert (link.host, link.path_prefix, link.policy.timeout, link.unknown) == ("shop.example", "/api", 1.5, ("cors",))
 
 
 def test_every_problem_of_a_link_is_told_at_once() -> None:
@@ -92,7 +92,7 @@ def test_every_problem_of_a_link_is_told_at_once() -> None:
         read_link({"address": "here", "path_prefix": "api", "timeout_ms": "soon"})
     for part in ("invalid parameter: invalid address: 'here'", "path_prefix: 'api'", "timeout_ms: 'soon'"):
         assert part in str(caught.value)
-    with pytest.raises(InvalidLinkValues, match="twice"):
+    with pytest.raises(InvalidLinkValues, match="differ only in case"):
         read_link({"port": "1", "PORT": "2"})
 
 
