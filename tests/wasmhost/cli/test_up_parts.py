@@ -36,6 +36,8 @@ def link(**values: str) -> LinkDefinition:
         ({"port": "9000"}, "http://127.0.0.1:9000/"),
         ({"address": "127.0.0.1:80", "path_prefix": "/api"}, "http://127.0.0.1:80/api"),
         ({"address": "127.0.0.1:80", "host": "shop.test"}, "http://shop.test:80/"),
+        ({"address": "127.0.0.1:443", "cert_file": "/a", "priv_key_file": "/b"}, "https://127.0.0.1:443/"),
+        ({"config_json": '{"address": "127.0.0.1:81"}', "PORT": "82"}, "http://127.0.0.1:82/"),
     ],
 )
 def test_the_url_of_a_link_is_one_that_can_be_asked_from_here(values: dict[str, str], url: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from lattice.contracts import httplink
 from lattice.links import LinkDefinition
 
 HTTP_CONTRACT = "wasmcloud:httpserver"
@@ -30,30 +32,36 @@ class Address:
     path: str = "/"
     virtual_host: str = ""
     """The Host header that the route wants; empty for any."""
+    secure: bool = False
+    """It speaks TLS."""
 
     @classmethod
     def of(cls, link: LinkDefinition) -> Self | None:
         """The address in the values of an HTTP link; None for other links and values that are not understood."""
         if link.contract_id != HTTP_CONTRACT:
             return None
-        values = link.values
-        host, colon, port = values.get("address", "").rpartition(":")
-        if not colon:
-            host, port = "127.0.0.1", values.get("port", "") or port
+        given, _ = httplink.given(link.values)
+        settings = {setting.key: str(setting.value) for setting in given}
+        last = [setting for setting in given if setting.key in ("address", "port")]
+        if last and last[-1].key == "port":
+            host, port = "127.0.0.1", settings["port"]
+        else:
+            host, _, port = settings.get("address", "").rpartition(":")
         if not port.isascii() or not port.isdigit():
             return None
-        prefix = values.get("path_prefix", "/")
+        prefix = settings.get("path_prefix", "/")
         return cls(
             host=_ANY_ADDRESS.get(host, host),
             port=int(port),
             path=prefix if prefix.startswith("/") else f"/{prefix}",
-            virtual_host=values.get("host", ""),
+            virtual_host=settings.get("host", ""),
+            secure="tls.cert_file" in settings,
         )
 
     @property
     def url(self) -> str:
         """For people and for ``curl``."""
-        return f"http://{self.virtual_host or self.host}:{self.port}{self.path}"
+        return f"{'https' if self.secure else 'http'}://{self.virtual_host or self.host}:{self.port}{self.path}"
 
     async def answers(self) -> bool:
         """Whether something at this address speaks HTTP and has a route for it; calls no actor."""
@@ -64,7 +72,9 @@ class Address:
         )
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
-                reader, writer = await asyncio.open_connection(self.host.strip("[]"), self.port)
+                reader, writer = await asyncio.open_connection(
+                    self.host.strip("[]"), self.port, ssl=_any_certificate() if self.secure else None
+                )
                 writer.write(head.encode())
                 status = await reader.readline()
             return status.startswith(b"HTTP/1.") and b" 404 " not in status
@@ -84,6 +94,14 @@ class Address:
                 return True
             await asyncio.sleep(PROBE_INTERVAL)
         return False
+
+
+def _any_certificate() -> ssl.SSLContext:
+    """Whether somebody answers is asked here, not who: the certificate may be for another name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def addresses(links: Iterable[LinkDefinition]) -> list[Address]:
