@@ -19,7 +19,7 @@ import structlog
 from lattice import events, subjects
 from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
 from lattice.links import LinkDefinition
-from lattice.transport import Transport
+from lattice.transport import State, Transport
 from lattice.wire import pack
 from wasmhost.health import Condition, HealthReply, LinkStatus
 from wasmhost.process import ProviderProcess, describe_exit
@@ -60,8 +60,8 @@ class Timing:
     backoff: tuple[float, float] = (0.5, 30.0)
     stable_after: float = 60.0
     """A process that lived this long starts again with the shortest pause."""
-    missed_checks: int = 3
-    """Unanswered health checks in a row after which a process counts as hung and is restarted."""
+    hung_after: float = 15.0
+    """Silence of a process, while this host itself is connected, after which it is restarted."""
 
 
 class Publish(Protocol):
@@ -175,9 +175,9 @@ class SupervisedProvider:
         if not self._answered:
             return None
         status = await request_link(self._around.transport, self._around.lattice, link, self._timing.link_timeout)
-        if status is not None:
+        if status is not None and link.actor_id in self.links:  # it may have been deleted meanwhile
             self.links[link.actor_id] = status
-        elif self.links[link.actor_id].state is Condition.STARTING:
+        elif not self.image.ours and link.actor_id in self.links:
             self.links[link.actor_id] = LinkStatus(Condition.READY)  # classic: silence is all it ever says
         self._check_now.set()
         return status
@@ -262,12 +262,13 @@ class SupervisedProvider:
         """Wait until the process answers, then ask for its health again and again. Cancelled when it ends."""
         try:
             await self._wait_ready()
-            missed = 0
+            loop = asyncio.get_running_loop()
+            heard = loop.time()
             while True:
-                answered = await self._check_health()
-                missed = 0 if answered else missed + 1
-                if missed >= self._timing.missed_checks:
-                    self._log.warning("provider.hung", missed=missed)
+                if await self._check_health() or self._around.transport.state is not State.CONNECTED:
+                    heard = loop.time()
+                elif loop.time() - heard > self._timing.hung_after:
+                    self._log.warning("provider.hung", silent_s=round(loop.time() - heard, 1))
                     await process.kill()
                     return
                 calm = self._healthy and all(link.state is Condition.READY for link in self.links.values())
@@ -326,7 +327,9 @@ class SupervisedProvider:
         """Ask, note the answer, publish what changed; False when there was no answer."""
         health = await self._ask_health()
         if health is None:
-            self.condition, self.error = Condition.DEGRADED, "does not answer health checks"
+            connected = self._around.transport.state is State.CONNECTED
+            self.condition = Condition.DEGRADED
+            self.error = "does not answer health checks" if connected else "the host has no connection to NATS"
             self._publish_health(self.error)
             return False
         if health.links is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import pytest
@@ -26,12 +27,13 @@ from lattice.rpc import RpcClient
 from lattice.transport import Headers
 from tests.support.actors import ACCOUNT, caller, signed, write
 from tests.support.nats import NatsServer, free_port
-from tests.wasmhost.control.waiting import EventLog, until
+from tests.wasmhost.control.waiting import EventLog, alive, until
 from wasmhost.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host, is_loopback
 from wasmhost.provider_image import ProviderImage, resolve_provider
 from wasmhost.state import StateError
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[3]
 ECHO = ROOT / "actors" / "echo" / "echo_s.wasm"
 COUNTER = ROOT / "actors" / "kvcounter" / "kvcounter_s.wasm"
@@ -115,6 +117,16 @@ class Application:
             await asyncio.gather(*tasks)
 
 
+async def eventually(ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer, once there is one: each connection comes back in its own time."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await ask()
+            except Unreachable:
+                await asyncio.sleep(0.1)
+
+
 async def test_relinking_under_load_fails_no_request(config: HostConfig, client: Connection) -> None:
     async with Host(trusting(config, COUNTER), resolve=resolve) as host:
         application = Application(host, client, COUNTER)
@@ -142,14 +154,33 @@ async def test_a_restarted_server_loses_no_subscription_and_no_link(config: Host
             application = Application(host, client, COUNTER)
             await application.deploy("bundled:keyvalue")
             async with application.load("/x") as answers:
-                await asyncio.to_thread(server.restart)
+                await asyncio.to_thread(server.stop)
+                await asyncio.sleep(4)  # longer than a health check takes: silence of the server is not the provider's
+                await asyncio.to_thread(server.start)
                 since = len(answers)
                 await until(lambda: sum(status == 200 for status, _ in answers[since:]) > 20, timeout=20)
             await until(lambda: all(provider.condition == "ready" for provider in host.providers), timeout=20)
-            assert len(await application.control.links()) == 2
+            assert len(await eventually(application.control.links)) == 2
             assert [provider.restarts for provider in host.providers] == [0, 0]
     finally:
         await client.drain()
+        server.stop()
+
+
+async def test_a_host_ends_in_time_while_its_server_is_gone(config: HostConfig, tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "nats").start()
+    endpoint = NatsEndpoint(url=server.url)
+    try:
+        async with asyncio.timeout(20):
+            async with Host(replace(config, rpc=endpoint, control=endpoint, providers=endpoint)) as host:
+                provider = host.providers.start("bundled:httpserver")
+                await until(lambda: provider.running)
+                pid = provider.pid
+                await asyncio.to_thread(server.stop)
+                began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < 8
+        assert pid is not None and not alive(pid)
+    finally:
         server.stop()
 
 

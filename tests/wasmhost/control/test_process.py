@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wasmhost.control.waiting import until
+from tests.wasmhost.control.waiting import alive, until
 from wasmhost.process import ProviderProcess, child_environment, describe_exit
 
 
@@ -22,14 +22,6 @@ async def spawn(folder: Path, lines: list[str], script: str, **options: bool) ->
         on_line=lines.append,
         **options,
     )
-
-
-def alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 async def test_it_reads_its_line_and_its_output_arrives_as_lines(tmp_path: Path) -> None:

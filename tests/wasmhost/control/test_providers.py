@@ -21,7 +21,7 @@ from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.store import open_bucket
 from tests.support.nats import free_port
-from tests.wasmhost.control.waiting import EventLog, until
+from tests.wasmhost.control.waiting import EventLog, alive, until
 from wasmhost.config import HostConfig
 from wasmhost.events import EventPublisher
 from wasmhost.health import Condition
@@ -96,7 +96,9 @@ async def room(config: HostConfig, client: Connection, lattice: str) -> AsyncIte
         metadata = Metadata(client, lattice, host_id=identity.host_id)
         await metadata.open()
         publisher = EventPublisher(client, lattice, identity.host_id)
-        timing = Timing(trouble_interval=0.2, health_interval=1.0, backoff=(0.1, 1.0), start_timeout=2.0)
+        timing = Timing(
+            trouble_interval=0.2, health_interval=1.0, backoff=(0.1, 1.0), start_timeout=2.0, hung_after=3.0
+        )
         supervisor = ProviderSupervisor(
             config, identity, metadata, publisher.publish, client, resolve=resolve, timing=timing
         )
@@ -114,14 +116,6 @@ def http_link(port: int, provider: str = HTTP.public_key) -> LinkDefinition:
         contract_id=HTTP.contract_id,
         values={"address": f"127.0.0.1:{port}"},
     )
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 async def test_a_bundled_provider_starts_is_described_and_stops(room: Room) -> None:
