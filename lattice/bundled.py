@@ -80,16 +80,38 @@ _KEYVALUE = BundledProvider(
     contract_id="wasmcloud:keyvalue",
     version="0.1.0",
     revision=1,
-    module="providers.keyvalue",
+    module="providers.keyvalue.jetstream",
     backend="nats",
+)
+_KEYVALUE_REDIS = BundledProvider(
+    name="keyvalue-redis",
+    title="Key-value store on Redis",
+    public_key="VDNVFJJ3DSQR6UPPXEYEOU2HPYGLOHDKI4GGMFXPDVB5BMQYFZVU46A4",
+    contract_id="wasmcloud:keyvalue",
+    version="0.1.0",
+    revision=1,
+    module="providers.keyvalue.redis",
+    backend="redis",
+)
+_KEYVALUE_MEMORY = BundledProvider(
+    name="keyvalue-memory",
+    title="Key-value store in memory",
+    public_key="VCIZSENWBWOQ2OIG6IHYVBWZLRC4Y4U2WNMF7MTKZLQIVQXAZAIXDGXQ",
+    contract_id="wasmcloud:keyvalue",
+    version="0.1.0",
+    revision=1,
+    module="providers.keyvalue.memory",
+    backend="",
 )
 
 BUNDLED: Final[Mapping[str, BundledProvider]] = MappingProxyType(
-    {provider.name: provider for provider in (_HTTPSERVER, _KEYVALUE)}
+    {provider.name: provider for provider in (_HTTPSERVER, _KEYVALUE, _KEYVALUE_REDIS, _KEYVALUE_MEMORY)}
 )
 """By name, without the aliases."""
 
-_ALIASES: Final[Mapping[str, BundledProvider]] = MappingProxyType({"keyvalue-nats": _KEYVALUE})
+_ALIASES: Final[Mapping[str, BundledProvider]] = MappingProxyType(
+    {"keyvalue-nats": _KEYVALUE, "redis": _KEYVALUE_REDIS}
+)
 
 
 def is_bundled(reference: str) -> bool:

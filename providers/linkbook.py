@@ -30,7 +30,7 @@ class LinkState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DEGRADED = "degraded"
-    """A change failed; the earlier values are still in effect."""
+    """A change failed and the earlier values are still in effect, or what stands behind the link is in trouble."""
     FAILED = "failed"
     REMOVED = "removed"
 

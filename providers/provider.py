@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from lattice.connection import Connection
-from lattice.errors import Code, LatticeError
+from lattice.errors import Code, LatticeError, Unreachable
 from lattice.hostdata import HostData
 from lattice.links import LinkDefinition
 from providers.codecs import Decoder, Encoder, decoder, encoder
@@ -33,7 +33,9 @@ class Call:
     invocation: str
     """The id of the invocation."""
     deadline: float
-    """``loop.time()`` at which the caller gives up; the handler is cancelled then."""
+    """``loop.time()`` at which the handler is cancelled: a little before the caller gives up, so that it is told."""
+    seconds: float
+    """How long that is from the arrival of the call."""
 
     @property
     def actor(self) -> str:
@@ -118,6 +120,21 @@ class Provider:
         When it raises, ``old`` must still be in effect; it stays so, and the change is tried again.
         """
         raise NotImplementedError  # without an override: link_removed, then link_added
+
+    def link_trouble(self, link: LinkDefinition) -> str:
+        """Why calls through this link, which is in effect, fail at present; empty when they do not.
+
+        Override it to show that what stands behind a link has gone away: the link is ``degraded`` then, with this
+        reason. Called with every health check; must not wait.
+        """
+        return ""
+
+    def late(self, call: Call) -> LatticeError:
+        """What is told to a caller whose call was not done in time. Override it to name what did not answer."""
+        return Unreachable(
+            f"timeout: {self.contract_id}: {call.operation} was not done within {call.seconds:.1f} s",
+            code=Code.TIMED_OUT,
+        )
 
     @classmethod
     def changes_in_place(cls) -> bool:

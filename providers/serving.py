@@ -17,7 +17,7 @@ from lattice.invocation import Invocation, InvocationResponse
 from lattice.links import LinkDefinition
 from lattice.transport import Headers, Subscription, Transport
 from lattice.verify import Authority, ReplayWindow, verify_invocation
-from providers.linkbook import LinkBook, LinkState
+from providers.linkbook import LinkBook, LinkState, LinkStatus
 from providers.logs import Sampled
 from providers.provider import Call, Provider
 
@@ -27,6 +27,8 @@ MOST_CALLS: Final = 4096
 """Calls that may run at a time; beyond, they are refused as overloaded."""
 MOST_SECONDS: Final = 600.0
 """Longest call, whatever its caller would wait."""
+MOST_MARGIN: Final = 0.1
+"""Seconds before the caller gives up at which it is told that its call was not done; less for short calls."""
 PUT_TIMEOUT: Final = 5.0
 """Seconds after which a put is answered with the state so far."""
 
@@ -44,6 +46,7 @@ class Service:
         on_shutdown: Callable[[], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._provider = provider
         self._host_data = host_data
         self._transport = transport
         self._links = links
@@ -151,15 +154,17 @@ class Service:
             )
         if invocation.operation not in self._handlers:
             raise LatticeError(f"method not handled {invocation.operation}", code=Code.UNSUPPORTED)
-        return Call(link, invocation.operation, invocation.id, self._loop.time() + remaining)
+        seconds = remaining - min(MOST_MARGIN, remaining / 10)
+        return Call(link, invocation.operation, invocation.id, self._loop.time() + seconds, seconds)
 
     async def _answer(self, call: Call, payload: bytes, reply: str) -> None:
         try:
-            async with asyncio.timeout_at(call.deadline):
-                msg = await self._handlers[call.operation].answer(call, payload)
+            try:
+                async with asyncio.timeout_at(call.deadline):
+                    msg = await self._handlers[call.operation].answer(call, payload)
+            except TimeoutError:
+                raise self._provider.late(call) from None
             response = InvocationResponse(msg=msg, invocation_id=call.invocation)
-        except TimeoutError:
-            return  # as late as this nobody waits for an answer any more
         except LatticeError as error:
             if (more := self._complaints.due()) is not None:
                 log.warning(
@@ -214,13 +219,21 @@ class Service:
             self._spawn(self._loop.create_task(self._answer_put(actor, reply)))
 
     async def _answer_put(self, actor: str, reply: str) -> None:
-        self._say_link(reply, (await self._links.outcome(actor, PUT_TIMEOUT)).to_dict())
+        outcome = await self._links.outcome(actor, PUT_TIMEOUT)
+        self._say_link(reply, self._status(actor, outcome).to_dict())
 
     def _say_link(self, reply: str, status: dict[str, str]) -> None:
         if reply and subjects.is_inbox(reply):
             self._publish(reply, wire.pack(status))
 
     # --- health, shutdown ---
+
+    def _status(self, actor: str, status: LinkStatus) -> LinkStatus:
+        """The state of a link, also by what stands behind it."""
+        link = self._links.in_effect.get(actor)
+        if link is None or status.reason or not (trouble := self._provider.link_trouble(link)):
+            return status
+        return LinkStatus(LinkState.DEGRADED, trouble)
 
     def _on_health(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
         if subjects.is_inbox(reply) and self._is_asked(payload):
@@ -236,7 +249,7 @@ class Service:
 
     def health(self) -> dict[str, object]:
         """The health reply: the classic members, then ours (``state`` and ``links``)."""
-        statuses = self._links.statuses()
+        statuses = {actor: self._status(actor, status) for actor, status in self._links.statuses().items()}
         troubled = {actor: status for actor, status in statuses.items() if status.reason}
         document: dict[str, object] = {"healthy": not troubled}
         if troubled:

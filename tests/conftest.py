@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: one nats-server per run, a fresh lattice name per test."""
+"""Fixtures shared by all tests: one server of each kind per run, a fresh lattice name per test."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.nats import NatsServer
+from tests.support.redis import RedisServer
 
 # A busy machine makes single examples slow; that says nothing about the code.
 settings.register_profile("wasmhost", deadline=None)
@@ -19,6 +20,14 @@ settings.load_profile("wasmhost")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """The run's shared server, with JetStream. Tests that stop or configure a server start their own NatsServer."""
     server = NatsServer(tmp_path_factory.mktemp("nats")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The run's shared server; each test takes a database of its own. Tests that stop one start their own."""
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
     yield server
     server.stop()
 

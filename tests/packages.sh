@@ -4,7 +4,8 @@
 set -eu
 
 # package and a file it brings; the test compiler is called by that path
-needed="rustc:/usr/bin/rustc libstd-rust-dev-wasm32:/usr/lib/rustlib/wasm32-unknown-unknown lld:/usr/bin/wasm-ld"
+needed="rustc:/usr/bin/rustc libstd-rust-dev-wasm32:/usr/lib/rustlib/wasm32-unknown-unknown lld:/usr/bin/wasm-ld \
+    redis-server:/usr/bin/redis-server"
 
 missing=""
 for entry in $needed; do

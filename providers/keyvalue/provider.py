@@ -1,15 +1,16 @@
-"""The provider of ``wasmcloud:keyvalue`` on a JetStream KV bucket: all 15 operations."""
+"""The provider of ``wasmcloud:keyvalue``: all 15 operations, on whatever store a backend opens for a link."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-import time
-from functools import partial
-from typing import Final
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from lattice.contracts.keyvalue import (
     CONTAINS,
+    CONTRACT,
     DEL,
     GET,
     INCREMENT,
@@ -31,139 +32,152 @@ from lattice.contracts.keyvalue import (
     SetItem,
     SetRequest,
 )
-from lattice.errors import Code
+from lattice.errors import Code, LatticeError, NotLinked, Unreachable
 from lattice.links import LinkDefinition
-from lattice.store import open_bucket
-from providers.keyvalue import values
-from providers.keyvalue.cells import Cells
-from providers.provider import Call, LinkFailed, Provider, operation
+from providers.keyvalue.store import Store
+from providers.provider import Call, Provider, operation
 
-_BUCKET: Final = re.compile(r"[A-Za-z0-9_-]{1,200}\Z")
-
-
-def default_bucket(lattice: str) -> str:
-    """The bucket of links without a value ``bucket``: one per lattice, shared by all its actors."""
-    return f"KEYVALUE_{lattice}"
+Place = TypeVar("Place", bound=Hashable)
+"""Where the data of a link are; links with the same place share them."""
 
 
-class KeyValue(Provider):
-    """Links with the same bucket share their data, as actors with one Redis address do."""
+@dataclass(slots=True, eq=False)
+class _Opened:
+    store: Store
+    actors: set[str] = field(default_factory=set)
+    """Those whose links use it."""
 
-    contract_id = "wasmcloud:keyvalue"
+
+class KeyValue(Provider, ABC, Generic[Place]):
+    """A backend says where the data of a link are, and opens them; the rest is here."""
+
+    contract_id = CONTRACT
 
     def __init__(self) -> None:
-        self._buckets: dict[str, Cells] = {}
+        self._opened: dict[Place, _Opened] = {}
         self._opening = asyncio.Lock()
+        self._stores: dict[str, Store] = {}
+        """By actor."""
+
+    @abstractmethod
+    def place(self, link: LinkDefinition) -> Place:
+        """Where the data of a link are. Raises LinkFailed for values that make no sense."""
+
+    @abstractmethod
+    async def open(self, place: Place) -> Store:
+        """The store there. Raises LatticeError when there can be none."""
+
+    # --- links ---
 
     async def link_added(self, link: LinkDefinition) -> None:
-        await self._open(self._bucket_of(link))
+        place = self.place(link)
+        async with self._opening:
+            opened = self._opened.get(place)
+            if opened is None:
+                opened = self._opened[place] = _Opened(await self.open(place))
+            opened.actors.add(link.actor_id)
+        self._stores[link.actor_id] = opened.store.for_actor(link.actor_id)
+        await opened.store.settled()
 
     async def link_changed(self, old: LinkDefinition, new: LinkDefinition) -> None:
         await self.link_added(new)
+        if self.place(old) != self.place(new):
+            await self._release(self.place(old), old.actor_id)
+
+    async def link_removed(self, link: LinkDefinition) -> None:
+        self._stores.pop(link.actor_id, None)
+        await self._release(self.place(link), link.actor_id)
 
     async def stopped(self) -> None:
-        for cells in self._buckets.values():
-            await cells.close()
+        await asyncio.gather(*(opened.store.close() for opened in self._opened.values()))
 
-    def _bucket_of(self, link: LinkDefinition) -> str:
-        named = {key.lower(): value for key, value in link.values.items()}.get("bucket", "")
-        if not named:
-            return default_bucket(self.host_data.lattice_rpc_prefix)
-        if not _BUCKET.match(named):
-            raise LinkFailed(
-                f"invalid parameter: bucket {named!r} is not made of letters, digits, '_' and '-'", code=Code.INVALID
-            )
-        return named
+    async def _release(self, place: Place, actor: str) -> None:
+        opened = self._opened[place]
+        opened.actors.discard(actor)
+        if not opened.actors:
+            del self._opened[place]
+            await opened.store.close()
 
-    async def _open(self, name: str) -> Cells:
-        async with self._opening:
-            cells = self._buckets.get(name)
-            if cells is None:
-                cells = self._buckets[name] = Cells(
-                    await open_bucket(self.connection, name, domain=self.host_data.js_domain or "")
-                )
-            return cells
+    def link_trouble(self, link: LinkDefinition) -> str:
+        store = self._stores.get(link.actor_id)
+        return store.trouble if store is not None else ""
 
-    def _cells(self, call: Call) -> Cells:
-        # By the link as it was when the call came in: a link that is removed meanwhile lets its calls finish.
-        return self._buckets[self._bucket_of(call.link)]
+    def late(self, call: Call) -> LatticeError:
+        return Unreachable(
+            f"timeout: {self._store(call).name}: no answer within {call.seconds:.1f} s; "
+            "a change may have been stored or not",
+            code=Code.TIMED_OUT,
+        )
+
+    def _store(self, call: Call) -> Store:
+        try:
+            return self._stores[call.actor]
+        except KeyError:
+            raise NotLinked(f"invalid parameter: actor not linked:{call.actor}") from None
 
     # --- text and counters ---
 
     @operation(GET)
     async def get(self, call: Call, key: str) -> GetResponse:
-        text = values.text(await self._cells(call).read(key), key)
+        text = await self._store(call).get(key)
         return GetResponse() if text is None else GetResponse(value=text, exists=True)
 
     @operation(SET)
     async def set(self, call: Call, request: SetRequest) -> None:
-        value = values.set_text(request.value, request.expires, time.time())
-        await self._cells(call).change(request.key, lambda stored: (value, None))
+        await self._store(call).set(request.key, request.value, request.expires)
 
     @operation(CONTAINS)
     async def contains(self, call: Call, key: str) -> bool:
-        return await self._cells(call).read(key) is not None
+        return await self._store(call).contains(key)
 
     @operation(DEL)
     async def delete(self, call: Call, key: str) -> bool:
-        return await self._cells(call).change(key, lambda stored: (None, stored is not None))
+        return await self._store(call).delete(key)
 
     @operation(INCREMENT)
     async def increment(self, call: Call, request: IncrementRequest) -> int:
-        change = partial(values.increment, key=request.key, amount=request.value)
-        return await self._cells(call).change(request.key, change)
+        return await self._store(call).increment(request.key, request.value)
 
     # --- lists ---
 
     @operation(LIST_ADD)
     async def list_add(self, call: Call, item: ListItem) -> int:
-        change = partial(values.list_add, key=item.list_name, value=item.value)
-        return await self._cells(call).change(item.list_name, change)
+        return await self._store(call).list_add(item.list_name, item.value)
 
     @operation(LIST_DEL)
     async def list_del(self, call: Call, item: ListItem) -> bool:
-        change = partial(values.list_del, key=item.list_name, value=item.value)
-        return await self._cells(call).change(item.list_name, change)
+        return await self._store(call).list_del(item.list_name, item.value)
 
     @operation(LIST_RANGE)
     async def list_range(self, call: Call, request: ListRangeRequest) -> list[str]:
-        stored = await self._cells(call).read(request.list_name)
-        return list(values.list_range(stored, request.list_name, request.start, request.stop))
+        return list(await self._store(call).list_range(request.list_name, request.start, request.stop))
 
     @operation(LIST_CLEAR)
     async def list_clear(self, call: Call, name: str) -> bool:
-        return await self._cells(call).change(name, partial(values.list_clear, key=name))
+        return await self._store(call).list_clear(name)
 
-    # --- sets ---
+    # --- sets: members in order, so that equal sets give equal answers ---
 
     @operation(SET_ADD)
     async def set_add(self, call: Call, item: SetItem) -> int:
-        change = partial(values.set_add, key=item.set_name, value=item.value)
-        return await self._cells(call).change(item.set_name, change)
+        return await self._store(call).set_add(item.set_name, item.value)
 
     @operation(SET_DEL)
     async def set_del(self, call: Call, item: SetItem) -> int:
-        change = partial(values.set_del, key=item.set_name, value=item.value)
-        return await self._cells(call).change(item.set_name, change)
+        return await self._store(call).set_del(item.set_name, item.value)
 
     @operation(SET_QUERY)
     async def set_query(self, call: Call, name: str) -> list[str]:
-        return sorted(values.members(await self._cells(call).read(name), name))
+        return sorted(await self._store(call).set_members(name))
 
     @operation(SET_INTERSECTION)
     async def set_intersection(self, call: Call, names: list[str]) -> list[str]:
-        found = await self._members(call, names)
-        return sorted(frozenset.intersection(*found)) if found else []
+        return sorted(await self._store(call).set_intersection(names)) if names else []
 
     @operation(SET_UNION)
     async def set_union(self, call: Call, names: list[str]) -> list[str]:
-        return sorted(frozenset().union(*await self._members(call, names)))
+        return sorted(await self._store(call).set_union(names)) if names else []
 
     @operation(SET_CLEAR)
     async def set_clear(self, call: Call, name: str) -> bool:
-        return await self._cells(call).change(name, partial(values.set_clear, key=name))
-
-    async def _members(self, call: Call, names: list[str]) -> list[frozenset[str]]:
-        cells = self._cells(call)
-        stored = await asyncio.gather(*(cells.read(name) for name in names))
-        return [values.members(value, name) for value, name in zip(stored, names, strict=True)]
+        return await self._store(call).set_clear(name)

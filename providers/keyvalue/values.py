@@ -1,9 +1,6 @@
-"""What the 15 operations do to one stored value, as pure functions.
+"""What the operations do to one stored value, as pure functions.
 
-A key holds text, a list or a set, with an optional time of expiry. Semantics are those of the contract
-``wasmcloud:keyvalue`` and, where it is silent, of its reference provider on Redis: an empty list or set does not
-exist, ``Increment`` keeps the expiry of its key, ``Set`` replaces it, an operation on a key of another kind fails.
-
+A key holds text, a list or a set, with an optional time of expiry; :mod:`providers.keyvalue.store` has the semantics.
 Layout of a stored value, a msgpack map: ``{"text": str}``, ``{"list": [str]}`` or ``{"set": [str]}`` (sorted), with
 ``"expires"`` (milliseconds since the epoch) where there is one.
 """
@@ -17,18 +14,13 @@ from typing import TypeVar
 from lattice import wire
 from lattice.contracts.keyvalue import I32_MAX, I32_MIN
 from lattice.errors import Code, LatticeError, MalformedMessage
+from providers.keyvalue.store import NotACounter, shown
 
 
 class WrongKind(LatticeError):
     """The key holds another kind of value than the operation works on."""
 
     code = Code.CONFLICT
-
-
-class NotACounter(LatticeError):
-    """The text of the key is not a 32-bit integer, or the sum would not be one."""
-
-    code = Code.INVALID
 
 
 Content = str | tuple[str, ...] | frozenset[str]
@@ -112,18 +104,10 @@ def set_text(value: str, expires: int, now: float) -> Value:
 def increment(stored: Stored, key: str, amount: int) -> Change[int]:
     """Raises NotACounter before anything is stored."""
     current = text(stored, key)
-    if current is None:
-        number = 0
-    else:
-        # int() alone is generous (spaces, underscores, other scripts); this takes what Redis takes
-        if len(current) > 20 or not current.isascii() or not current.removeprefix("-").isdecimal():
-            raise NotACounter(f"key {_shown(key)} holds a text that is not an integer")
-        number = int(current)
+    number = 0 if current is None else _integer(current, key)
     total = number + amount
-    if not I32_MIN <= total <= I32_MAX or not I32_MIN <= number <= I32_MAX:
-        raise NotACounter(
-            f"increment of key {_shown(key)} by {amount} would leave the 32-bit range; the key was not changed"
-        )
+    if not I32_MIN <= total <= I32_MAX:
+        raise NotACounter.beyond(key, amount)
     return Value(str(total), stored.expires if stored else 0), total
 
 
@@ -176,8 +160,13 @@ def _with(stored: Stored, content: Content) -> Stored:
 
 def _wrong_kind(stored: Value, key: str, wanted: str) -> WrongKind:
     held = {str: "text", tuple: "a list"}.get(type(stored.content), "a set")
-    return WrongKind(f"key {_shown(key)} holds {held}, not {wanted}")
+    return WrongKind(f"key {shown(key)} holds {held}, not {wanted}")
 
 
-def _shown(key: str) -> str:
-    return repr(key if len(key) <= 80 else key[:77] + "...")
+def _integer(text: str, key: str) -> int:
+    """What Redis takes for one; ``int()`` alone is generous (spaces, underscores, leading zeros, other scripts)."""
+    if len(text) <= 20 and text.isascii() and text.removeprefix("-").isdecimal():
+        number = int(text)
+        if str(number) == text:
+            return number
+    raise NotACounter(f"key {shown(key)} holds a text that is not an integer")

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from lattice.contracts.keyvalue import I32_MAX, I32_MIN
 from lattice.errors import LatticeError, MalformedMessage
-from providers.keyvalue import keys, values
-from providers.keyvalue.values import NotACounter, Value, WrongKind
+from providers.keyvalue import values
+from providers.keyvalue.jetstream import keys
+from providers.keyvalue.store import NotACounter
+from providers.keyvalue.values import Value, WrongKind
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 contents = st.one_of(texts, st.lists(texts, min_size=1).map(tuple), st.frozensets(texts, min_size=1))

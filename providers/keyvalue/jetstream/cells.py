@@ -21,8 +21,9 @@ import structlog
 
 from lattice.errors import Code, LatticeError
 from lattice.store import Bucket, Conflict
-from providers.keyvalue import keys
+from providers.keyvalue.jetstream import keys
 from providers.keyvalue.values import Change, Stored, Value
+from providers.keyvalue.valuestore import ValueStore
 
 log = structlog.get_logger()
 
@@ -41,26 +42,23 @@ class _Request:
     answer: asyncio.Future[Any]
 
 
-class Cells:
+class Cells(ValueStore):
     """All keys of one bucket."""
 
     def __init__(self, bucket: Bucket, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(clock=clock)
+        self.name = f"JetStream bucket {bucket.name}"
         self._bucket = bucket
-        self._clock = clock
         self._waiting: dict[str, list[_Request]] = {}
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._written: OrderedDict[str, tuple[Value, int]] = OrderedDict()
 
     async def read(self, key: str) -> Stored:
-        """The value of ``key``; None when there is none or it expired."""
         return (await self._load(keys.encode(key)))[0]
 
     async def change(self, key: str, change: Callable[[Stored], Change[Result]]) -> Result:
-        """Replace the value of ``key`` by what ``change`` makes of it and return its answer.
-
-        ``change`` is a pure function and may be called several times. What it raises is raised here and nothing is
-        stored. Cancelling the caller does not undo a change that is on its way. When the server does not answer, the
-        change may have been stored or not; it is never sent twice.
+        """As :class:`ValueStore` says. Cancelling the caller does not undo a change that is on its way. When the server
+        does not answer, the change may have been stored or not; it is never sent twice.
         """
         stored_key = keys.encode(key)
         loop = asyncio.get_running_loop()
@@ -84,7 +82,7 @@ class Cells:
         return self._unless_ended(Value.decode(entry.value)), entry.revision
 
     def _unless_ended(self, value: Value) -> Stored:
-        return None if value.ended(self._clock()) else value
+        return None if value.ended(self.clock()) else value
 
     async def _work(self, stored_key: str, waiting: list[_Request]) -> None:
         """Serve the requests of one key until none is left."""

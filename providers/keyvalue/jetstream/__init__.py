@@ -1,0 +1,1 @@
+"""The key-value provider on JetStream KV."""
