@@ -24,11 +24,12 @@ def redis_server_binary() -> str:
 class RedisServer:
     """One server process, whose data are kept in its folder; ``restart`` keeps port and data."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, password: str = "") -> None:
         self.folder = folder
         self.port = free_port()
+        self._password = password
         self.address = f"127.0.0.1:{self.port}"
-        self._options = options
+        self._options = (*options, "--requirepass", password) if password else options
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
 
@@ -62,7 +63,9 @@ class RedisServer:
     def command(self, *words: str, database: str = "") -> bytes:
         """Ask it with our own few bytes of protocol; its whole answer as it came, for small ones."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
-            for each in ([("SELECT", database.rpartition("/")[2])] if database else []) + [words]:
+            before = [("AUTH", self._password)] if self._password else []
+            before += [("SELECT", database.rpartition("/")[2])] if database else []
+            for each in (*before, words):
                 packed = b"".join(b"$%d\r\n%b\r\n" % (len(word.encode()), word.encode()) for word in each)
                 connection.sendall(b"*%d\r\n%b" % (len(each), packed))
                 answer = connection.recv(65536)
