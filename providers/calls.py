@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from lattice.rpc import RpcClient
-
 from lattice.hostdata import HostData
 from lattice.invocation import Entity
+from lattice.rpc import RpcClient
 
 
 class SignedCalls:

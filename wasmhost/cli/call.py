@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from lattice.rpc import RpcClient
 
 from lattice import wire
 from lattice.antiforgery import Signer
@@ -17,6 +16,7 @@ from lattice.contracts.httpserver import HANDLE_REQUEST, HttpRequest
 from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, RemoteError, Unreachable
 from lattice.invocation import Entity
 from lattice.keys import KeyPair, Role, derive, is_key
+from lattice.rpc import RpcClient
 from wasmhost.cli import actors
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.claims import read_seed

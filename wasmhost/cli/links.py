@@ -95,11 +95,7 @@ def get_links(app: App) -> None:
                 ],
                 notes=[
                     *([state.reason] if state and state.reason else []),
-                    *(
-                        [" ".join(f"{key}={value}" for key, value in sorted(link.values.items()))]
-                        if link.values
-                        else []
-                    ),
+                    *([" ".join(map(shown_value, sorted(link.values.items())))] if link.values else []),
                 ],
             )
             for link, state in zip(links, states, strict=True)
@@ -108,7 +104,7 @@ def get_links(app: App) -> None:
 
 
 _SECRET_NAME = re.compile("password|secret|token|seed|credential", re.IGNORECASE)
-_PASSWORD_IN_URL = re.compile(r"(://[^/@:]*:)[^/@]*@")
+_PASSWORD_IN_URL = re.compile(r"(://[^/@:]*:)[^/]*@")
 
 
 def shown_value(value: tuple[str, str]) -> str:
