@@ -80,9 +80,7 @@ async def measure(plan: Plan) -> list[Figure]:
 
         def side(to: int, connections: int, processes: dict[str, int], seconds: float = plan.seconds) -> Side:
             async def once() -> Round:
-                return await load(
-                    to, _request(to), bodies[to], connections=connections, seconds=seconds, processes=processes
-                )
+                return load(to, _request(to), bodies[to], connections=connections, seconds=seconds, processes=processes)
 
             return once
 

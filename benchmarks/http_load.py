@@ -1,125 +1,110 @@
 """The load generator for HTTP: keep-alive connections that each have one request on its way.
 
-A protocol class on asyncio's streams of bytes, in the process that measures: it costs about as much processor time per
-request as a generator in C, where the kernel's part dominates, and unlike one it looks at every answer.
+Plain sockets under one epoll, in the process that measures; the kernel's part is most of what it costs. It looks at
+every answer.
 """
 
 from __future__ import annotations
 
-import asyncio
+import select
+import socket
 import statistics
 import time
+from collections.abc import Mapping
 
 from benchmarks.rounds import Round, timed
 
 _LAST_ANSWERS = 5.0
 """Seconds after the end of a round in which its last answers must have come."""
-_CONNECT = 5.0
+_MOST = 65536
 
 
-class _Load:
-    """What the connections of one round share."""
-
-    def __init__(self, request: bytes, body: bytes) -> None:
-        self.request = request
-        self.body = body
-        self.end = 0.0
-        self.latencies: list[float] = []
-        self.failures = 0
+class _WrongAnswer(Exception):
+    pass
 
 
-class _Client(asyncio.Protocol):
-    """Sends the next request when the last one is answered."""
+class _Connection:
+    """One request after the other over one socket. OSError and _WrongAnswer end it."""
 
-    def __init__(self, load: _Load) -> None:
-        self._load = load
+    def __init__(self, port: int, request: bytes, body: bytes) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=_LAST_ANSWERS)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._request = request
+        self._body = body
         self._received = b""
-        self._sent = 0.0
         self._length = 0
-        self.done = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._sent = 0.0
 
     def send(self) -> None:
         self._sent = time.perf_counter()
-        self._transport.write(self._load.request)
+        self.socket.send(self._request)
 
-    def data_received(self, data: bytes) -> None:
+    def receive(self) -> float | None:
+        """Seconds from request to answer; None while it is incomplete."""
+        data = self.socket.recv(_MOST)
+        if not data:
+            raise ConnectionResetError
         if self._received:
             data = self._received + data
-        load = self._load
         # The answers of a server differ in their date only, so that all are as long as the first.
-        if len(data) != (self._length or self._measured(data)):
+        self._length = self._length or _length(data)
+        if len(data) < self._length or not self._length:
             self._received = data
-            if self._length and len(data) > self._length:
-                self._fail()
-            return
+            return None
         self._received = b""
-        if not (data.startswith(b"HTTP/1.1 200 ") and data.endswith(load.body)):
-            self._fail()
-            return
-        now = time.perf_counter()
-        load.latencies.append(now - self._sent)
-        if now < load.end:
-            self._sent = now
-            self._transport.write(load.request)
-        else:
-            self._finish()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.done.done():
-            self._fail()
-
-    def _measured(self, data: bytes) -> int:
-        """Bytes of the answer that ``data`` begins with; 0 while its head is incomplete."""
-        head, end, _ = data.partition(b"\r\n\r\n")
-        if not end:
-            return 0
-        _, name, rest = head.lower().partition(b"\r\ncontent-length:")
-        if not name:
-            self._fail()
-            return 0
-        self._length = len(head) + len(end) + int(rest.partition(b"\r\n")[0])
-        return self._length
-
-    def _fail(self) -> None:
-        self._load.failures += 1
-        self._finish()
-
-    def _finish(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
-        self._transport.close()
+        if len(data) > self._length or not data.startswith(b"HTTP/1.1 200 ") or not data.endswith(self._body):
+            raise _WrongAnswer
+        return time.perf_counter() - self._sent
 
 
-async def load(
-    port: int, request: bytes, body: bytes, *, connections: int, seconds: float, processes: dict[str, int]
+def _length(data: bytes) -> int:
+    """Bytes of the answer that ``data`` begins with; 0 while its head is incomplete."""
+    head, end, _ = data.partition(b"\r\n\r\n")
+    if not end:
+        return 0
+    announced = head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
+    return len(head) + len(end) + int(announced or b"0")
+
+
+def load(
+    port: int, request: bytes, body: bytes, *, connections: int, seconds: float, processes: Mapping[str, int]
 ) -> Round:
-    """Ask a server on loopback for so long; every answer must be a 200 with this body.
+    """Ask a server on loopback for so long; every answer must be a 200 with this body. Blocks.
 
     A connection that fails is not opened again: a round with a failure is no result.
     """
-    loop = asyncio.get_running_loop()
-    shared = _Load(request, body)
-    clients: list[_Client] = []
-    async with asyncio.timeout(_CONNECT):
-        for _ in range(connections):
-            _, client = await loop.create_connection(lambda: _Client(shared), "127.0.0.1", port)
-            clients.append(client)
-    with timed(**processes) as clock:
-        shared.end = time.perf_counter() + seconds
+    clients = [_Connection(port, request, body) for _ in range(connections)]
+    asking = {client.socket.fileno(): client for client in clients}
+    latencies: list[float] = []
+    failures = 0
+    try:
+        with select.epoll() as poll, timed(**processes) as clock:
+            end = time.perf_counter() + seconds
+            for descriptor, client in asking.items():
+                poll.register(descriptor, select.EPOLLIN)
+                client.send()
+            while asking and (left := end + _LAST_ANSWERS - time.perf_counter()) > 0:
+                for descriptor, _ in poll.poll(left):
+                    client = asking[descriptor]
+                    try:
+                        latency = client.receive()
+                        if latency is None:
+                            continue
+                        latencies.append(latency)
+                        if time.perf_counter() < end:
+                            client.send()
+                            continue
+                    except (OSError, _WrongAnswer):
+                        failures += 1
+                    poll.unregister(descriptor)
+                    del asking[descriptor]
+    finally:
         for client in clients:
-            client.send()
-        _, late = await asyncio.wait([client.done for client in clients], timeout=seconds + _LAST_ANSWERS)
-    for client in clients:
-        if client.done in late:
-            client._fail()
+            client.socket.close()
     return Round(
-        operations=len(shared.latencies),
+        operations=len(latencies),
         seconds=clock.seconds,
-        failures=shared.failures,
+        failures=failures + len(asking),
         processor=clock.processor,
-        p50=statistics.median(shared.latencies) if shared.latencies else None,
+        p50=statistics.median(latencies) if latencies else None,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import NoReturn
 
 from benchmarks.rounds import Figure, Plan, Series
+from wasmhost import logs
 
 Measure = Callable[[Plan], Awaitable[list[Figure]]]
 """What each benchmark offers."""
@@ -61,7 +62,10 @@ def _verdict(figure: Figure) -> str:
 
 def main(*measures: Measure) -> NoReturn:
     """Run benchmarks, show their figures, end with 1 when something failed or a target was missed."""
-    plan = Plan.quick() if "--quick" in sys.argv[1:] else Plan()
+    parser = argparse.ArgumentParser(description="Measure beside a reference, in one run; show ratios.")
+    parser.add_argument("--quick", action="store_true", help="short rounds: for a look, not for a result")
+    plan = Plan.quick() if parser.parse_args().quick else Plan()
+    logs.configure("warning")
 
     async def run() -> list[Figure]:
         figures: list[Figure] = []
