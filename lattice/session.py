@@ -186,6 +186,14 @@ class Connection:
         finally:
             self._waiters.discard(token)
 
+    def abandon(self, subject: str, reason: str) -> int:
+        """See :meth:`lattice.transport.Transport.abandon`."""
+
+        def why(asked: str) -> LatticeError:
+            return Unreachable(f"no reply from {asked}: {reason}", code=Code.NO_RESPONDERS)
+
+        return self._waiters.fail(why, only=subject.__eq__)
+
     async def gather(self, subject: str, payload: bytes, *, timeout: float) -> list[Reply]:
         """See :meth:`lattice.transport.Transport.gather`. Raises Unreachable when the server is lost meanwhile."""
         if self._wire is None:

@@ -69,6 +69,12 @@ class Transport(Protocol):
         Raises Unreachable with code NO_RESPONDERS (at once), TIMED_OUT or DISCONNECTED, and TooLarge.
         """
 
+    def abandon(self, subject: str, reason: str) -> int:
+        """End the requests that still wait for a reply from ``subject``, as nobody will send one; how many those were.
+
+        They raise Unreachable with code NO_RESPONDERS and the reason.
+        """
+
     async def gather(self, subject: str, payload: bytes, *, timeout: float) -> list[Reply]:
         """Send and collect every reply that arrives within ``timeout`` seconds; empty when nobody listens."""
 

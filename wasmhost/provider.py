@@ -22,21 +22,13 @@ from lattice.links import LinkDefinition
 from lattice.transport import State, Transport
 from lattice.wire import pack
 from wasmhost.health import Condition, HealthReply, LinkStatus
+from wasmhost.log_lines import read_log_line
 from wasmhost.process import ProviderProcess, describe_exit
 from wasmhost.provider_image import ProviderImage
 
 log = structlog.get_logger(__name__)
 
 _KEPT_LINES: Final = 50
-_LEVELS: Final = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-    "critical": logging.ERROR,
-}
-_LOG_MEMBERS: Final = frozenset({"event", "level", "timestamp", "provider", "provider_id", "link_name", "text"})
 _READY_POLL: Final = (0.03, 0.25)
 """First and longest pause between the questions whether a new process is ready, in seconds."""
 
@@ -203,6 +195,7 @@ class SupervisedProvider:
             if self._life is None:
                 return  # stopped on purpose, which stop() tells
             self._note_death(reason)
+            await self._abandon_calls(reason)
             if asyncio.get_running_loop().time() - begun > self._timing.stable_after:
                 pause = shortest
             await asyncio.sleep(pause)
@@ -222,6 +215,20 @@ class SupervisedProvider:
             self._publish(events.provider_stopped, **self._instance(), reason=reason)
         else:
             self._publish_start_failure(reason)
+
+    async def _abandon_calls(self, reason: str) -> None:
+        """Let calls in flight fail now rather than by their deadline, unless another host runs this provider, too."""
+        around = self._around
+        health = subjects.health(around.lattice, *self.key)
+        for _ in range(3):  # the server may notice the death a little later than we do
+            try:
+                await around.transport.request(health, b"", timeout=0.2)
+                return
+            except Unreachable as error:
+                if error.code is Code.NO_RESPONDERS:
+                    calls = subjects.provider_rpc(around.lattice, *self.key)
+                    around.transport.abandon(calls, f"its provider has ended ({reason})")
+                    return
 
     async def _run_once(self) -> str:
         """Start one process and watch it to its end; why it ended."""
@@ -417,15 +424,3 @@ async def request_link(transport: Transport, lattice: str, link: LinkDefinition,
     except MalformedMessage as error:
         log.warning("link.answer_malformed", provider=link.provider_id, error=str(error))
         return None
-
-
-def read_log_line(line: str) -> tuple[int, str, dict[str, Any]]:
-    """Level, text and further members of one line: structured as our SDK writes it, or any text, which is info."""
-    if line.startswith("{"):
-        with contextlib.suppress(ValueError, RecursionError):
-            record = json.loads(line)
-            if isinstance(record, dict) and isinstance(record.get("event"), str):
-                level = _LEVELS.get(str(record.get("level", "info")).lower(), logging.INFO)
-                fields = {name: value for name, value in record.items() if name not in _LOG_MEMBERS}
-                return level, record["event"], fields
-    return logging.INFO, line, {}

@@ -13,12 +13,15 @@ from collections.abc import AsyncIterator
 import pytest
 
 from lattice import bundled
+from lattice.antiforgery import Signer
 from lattice.claims import ProviderClaims
 from lattice.connection import Connection
-from lattice.errors import LatticeError
+from lattice.errors import LatticeError, Unreachable
 from lattice.inventory import ProviderDescription
+from lattice.invocation import Entity
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
+from lattice.rpc import RpcClient
 from lattice.store import open_bucket
 from tests.support.nats import free_port
 from tests.wasmhost.control.waiting import EventLog, alive, until
@@ -27,8 +30,9 @@ from wasmhost.events import EventPublisher
 from wasmhost.health import Condition
 from wasmhost.identity import Identity
 from wasmhost.linking import Linking
+from wasmhost.log_lines import read_log_line
 from wasmhost.metadata import Metadata
-from wasmhost.provider import Timing, read_log_line
+from wasmhost.provider import Timing
 from wasmhost.provider_image import ProviderImage, resolve_provider
 from wasmhost.state import StateFolder
 from wasmhost.supervisor import ProviderSupervisor
@@ -203,6 +207,26 @@ async def test_a_killed_provider_comes_back_with_its_links(room: Room) -> None:
     assert room.described(HTTP.public_key).restarts == 1
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.close()
+
+
+async def test_a_call_in_flight_to_a_killed_provider_fails_at_once_with_the_reason(
+    room: Room, client: Connection, lattice: str
+) -> None:
+    await room.started("bundled:keyvalue")
+    provider = room.supervisor.find(STORE.public_key, "default")
+    assert provider is not None and provider.pid is not None
+    os.kill(provider.pid, signal.SIGSTOP)  # so that the call is in flight for certain
+    rpc = RpcClient(client, lattice, Signer(KeyPair.generate(Role.CLUSTER), KeyPair.generate(Role.HOST).public))
+    target = Entity.provider(STORE.public_key, STORE.contract_id, "default")
+    call = asyncio.create_task(
+        rpc.call(origin=Entity.actor(ACTOR), target=target, operation="KeyValue.Get", msg=b"", timeout=30.0)
+    )
+    await asyncio.sleep(0)
+    await client.flush()
+    os.kill(provider.pid, signal.SIGKILL)
+    with pytest.raises(Unreachable, match="killed by SIGKILL") as caught:
+        await asyncio.wait_for(call, 5)
+    assert caught.value.code == "no_responders"
 
 
 async def test_a_hung_provider_is_restarted(room: Room) -> None:
