@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-from ctypes import CFUNCTYPE, c_bool, c_char_p, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+import sys
+from ctypes import CFUNCTYPE, c_bool, c_char_p, c_int64, c_size_t, c_uint8, c_uint64, c_void_p
 from itertools import count
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ import wasmtime
 from wasmtime import _bindings, _ffi
 
 TESTED_MAJOR = 50
+UNPROVEN_PYTHON = (3, 14)
+"""It checks the C stack by its address, and whether callbacks on a guest's stack pass that check nobody has tried."""
 
 _lib = ctypes.CDLL(str(_ffi.filename))
 
@@ -42,7 +45,6 @@ store_limiter = _function("wasmtime_store_limiter", None, c_void_p, c_int64, c_i
 set_epoch_deadline = _function("wasmtime_context_set_epoch_deadline", None, c_void_p, c_uint64)
 # Returns nothing, though the package declares an error pointer; looking at that "pointer" crashes the process.
 epoch_yield = _function("wasmtime_context_epoch_deadline_async_yield_and_update", None, c_void_p, c_uint64)
-increment_epoch = _function("wasmtime_engine_increment_epoch", None, c_void_p)
 
 linker_new = _function("wasmtime_linker_new", c_void_p, c_void_p)
 linker_delete = _function("wasmtime_linker_delete", None, c_void_p)
@@ -95,6 +97,9 @@ class BindingsMismatch(Exception):
 
 def check() -> None:
     """Raise :class:`BindingsMismatch` unless version and structure sizes are those this module was tested with."""
+    if sys.version_info >= UNPROVEN_PYTHON:
+        python = ".".join(map(str, sys.version_info[:2]))
+        raise BindingsMismatch(f"guests on stacks of their own are not proven with Python {python}")
     version = importlib.metadata.version("wasmtime")
     if version.split(".", 1)[0] != str(TESTED_MAJOR):
         raise BindingsMismatch(f"wasmtime {version} is installed, {TESTED_MAJOR}.x is what this host was tested with")
@@ -221,16 +226,6 @@ def grow_memory(context: int, memory: int, pages: int) -> None:
     """Add pages of 64 KiB. Only while no call is under way in the store. Raises EngineError at the limit."""
     before = c_uint64()
     check_error(_memory_grow(context, memory, pages, ctypes.addressof(before)))
-
-
-def bytes_at(base: int, amount: int) -> memoryview:
-    """Memory of a guest as bytes. Release it before the store is deleted."""
-    return memoryview((c_uint8 * amount).from_address(base)).cast("B")
-
-
-def words_at(base: int, amount: int) -> memoryview:
-    """Memory of a guest as 32-bit words. Release it before the store is deleted."""
-    return memoryview((c_uint32 * amount).from_address(base)).cast("B").cast("I")
 
 
 class HostFunction(Protocol):

@@ -1,4 +1,4 @@
-"""The mailbox: where host and bridge module exchange bytes, and the texts of the two auxiliary modules.
+"""The mailbox: where host and bridge module exchange bytes, and the texts of the auxiliary modules.
 
 ``bridge.wat`` describes the layout; the numbers here repeat it. Positions are indices of 32-bit words.
 """
@@ -12,6 +12,18 @@ TRAMPOLINES = resources.files(__package__).joinpath("trampolines.wat").read_text
 
 BRIDGE = resources.files(__package__).joinpath("bridge.wat").read_text("utf-8")
 """Last of the three modules: owns the mailbox, exports ``invoke``."""
+
+WASI_FRONT = resources.files(__package__).joinpath("wasi_front.wat").read_text("utf-8")
+"""For actors that use WASI preview 1: exports its functions."""
+
+WASI = resources.files(__package__).joinpath("wasi.wat").read_text("utf-8")
+"""Those of them that need the actor's memory or the host."""
+
+WASI_MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
+"""Names under which actors ask for them: preview 1, and the preview before."""
+
+UNSTABLE = "unstable "
+"""Begins the names of the functions that are different under the older name."""
 
 IMPORT_MODULES = ("wasmbus", "wapc")
 """Names under which actors ask for the functions below: newer and older generations."""
@@ -50,8 +62,21 @@ RESET_WORDS = 32
 """The words below this are zeroed when an operation begins."""
 LOG_CAPACITY, REQUEST, REPLY_LIMIT, HOST_CALL_LIMIT = 32, 33, 34, 35
 BOX_PAGES, PAGES, RETAINED_PAGES = 36, 37, 38
+EXITED, EXIT_CODE = 27, 28
+LOG_OPEN = 29
+"""Where the record is that the actor may still add to."""
+ASKED, CLOCK = 39, 40
+ASKED_TIME, ASKED_RANDOM, ASKED_PAUSE = 1, 2, 3
+GIVEN_UP = 41
+NANOSECONDS = 42
+"""First of two words."""
 HEADER_WORDS = 64
+RANDOM, RANDOM_SIZE = 192, 64
+"""First byte and number of random bytes for the actor."""
 LOG = 256
 """First byte of the log records."""
 LOG_RECORD = 256
 """Log records start at multiples of this."""
+RECORD_LENGTH, RECORD_STREAM, RECORD_OPEN = 0x0FFF_FFFF, 28, 1 << 31
+"""In the first word of a record: mask of the length, first bit of the stream, flag of a line that is not complete."""
+STREAMS = ("", "stdout", "stderr", "")

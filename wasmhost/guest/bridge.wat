@@ -17,8 +17,10 @@
 ;;    92 lengths of binding, namespace, operation, payload
 ;;   128 log capacity                  132 where the request is
 ;;   136 largest reply                 140 largest host call       (these four are set by the host)
+;;   108-116, 156-168, 192: wasi.wat
+;;   164 1 = the host gave the call up: the actor traps instead of going on
 ;;   144 pages of the mailbox          148 pages of the actor's memory      152 most pages retained (set by the host)
-;;   256 log records: length, text, padded to 256 bytes, so that a capacity bounds lines as well as bytes
+;;   256 log records: length (below 2^28), text, padded to 256 bytes, so that a capacity bounds lines as well as bytes
 ;; request: length of operation, length of payload, operation, payload
 (module
   (import "actor" "memory" (memory $actor 0))
@@ -184,6 +186,7 @@
         (local.set $to (call $append (local.get $to) (local.get $operation) (local.get $operation_len)))
         (drop (call $append (local.get $to) (local.get $payload) (local.get $payload_len)))))
     (call $host)
+    (if (i32.load $box (i32.const 164)) (then (unreachable)))
     (if (i32.load $box (i32.const 84))
       (then
         (call $make_room (i32.load $box (i32.const 84)))
@@ -225,6 +228,7 @@
               (i32.add (i32.load $box (i32.const 12)) (local.get $length))
               (local.get $length))))
         (return)))
+    (i32.store $box (i32.const 116) (i32.const 0)) ;; a line of WASI that was not complete may not grow over this
     (i32.store $box (i32.add (i32.const 256) (local.get $used)) (local.get $length))
     (memory.copy $box $actor
       (i32.add (i32.const 260) (local.get $used)) (local.get $where) (local.get $length))

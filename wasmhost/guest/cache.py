@@ -14,7 +14,6 @@ import structlog
 import wasmtime
 
 from lattice.errors import Code, LatticeError
-from wasmhost.guest import bindings
 
 log = structlog.get_logger(__name__)
 
@@ -35,12 +34,13 @@ class CompileCache:
     SHA-256 of its content, because the engine itself notices a foreign version but not a flipped bit.
     """
 
-    def __init__(self, directory: Path, engine: wasmtime.Engine) -> None:
+    def __init__(self, directory: Path, engine: wasmtime.Engine, settings: str) -> None:
+        """``settings`` names what is special about ``engine``: code of another one is not looked at."""
         self._directory = directory
         self._engine = engine
         version = importlib.metadata.version("wasmtime")
-        settings = f"{version},{platform.machine()},{bindings.ENGINE_SETTINGS}"
-        self._variant = hashlib.sha256(settings.encode()).hexdigest()[:16]
+        whole = f"{version},{platform.machine()},{settings}"
+        self._variant = hashlib.sha256(whole.encode()).hexdigest()[:16]
         _make_private(directory)
 
     def path(self, digest: str) -> Path:

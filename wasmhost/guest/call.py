@@ -117,6 +117,7 @@ class Call:
         """Run the call on a free instance until it ends or waits."""
         self._instance = instance
         self._started = now
+        instance.deadline = self.deadline
         try:
             done = instance.invoke(self.operation.encode("utf-8", "replace"), self.payload)
         except LatticeError as error:
@@ -171,7 +172,9 @@ class Call:
             return Unreachable(
                 f"{self.operation}: no instance of the actor was free within {allowed:.3g} s", code=Code.TIMED_OUT
             )
-        doing = ", waiting for the answer to a host call" if self._instance.wanted else ""
+        doing = ""
+        if self._instance.wanted:
+            doing = ", asleep" if self._instance.asleep else ", waiting for the answer to a host call"
         return GuestFailed(
             f"{self.operation}: the actor ran past its deadline of {allowed:.3g} s{doing}", code=Code.TIMED_OUT
         )

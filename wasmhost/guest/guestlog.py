@@ -1,8 +1,10 @@
-"""What guests write to the console log, as events of the host's log."""
+"""What guests write to the console log and to their standard streams, as events of the host's log."""
 
 from __future__ import annotations
 
 import structlog
+
+from wasmhost.guest.instance import LogText
 
 log = structlog.get_logger(__name__)
 
@@ -26,9 +28,10 @@ class GuestLogger:
     def __init__(self, actor: str) -> None:
         self._log = log.bind(actor=actor)
 
-    def __call__(self, texts: list[bytes], dropped: int) -> None:
+    def __call__(self, texts: list[LogText], dropped: int) -> None:
         """Log each text; ``dropped`` bytes were above what one call may log, reported once per call."""
-        for text in texts:
-            self._log.info("guest.log", text=readable(text))
+        for text, stream in texts:
+            where = {"stream": stream} if stream else {}
+            self._log.info("guest.log", text=readable(text), **where)
         if dropped:
             self._log.warning("guest.log_dropped", bytes=dropped, reason="the actor logged too much in one call")

@@ -12,7 +12,6 @@ from lattice.errors import Code, GuestFailed, LatticeError, Overloaded, TooLarge
 from wasmhost.guest import planning
 from wasmhost.guest.call import Call
 from wasmhost.guest.calls import CallContext, GuestCall, HostCallHandler, Limits
-from wasmhost.guest.driving import Driver
 from wasmhost.guest.engine import Engine
 from wasmhost.guest.guestlog import GuestLogger
 from wasmhost.guest.instance import Instance
@@ -53,7 +52,7 @@ class ActorPool:
         self._limits = limits
         self._log = log.bind(actor=actor)
         self._guest_log = GuestLogger(actor)
-        self.driver = Driver(engine, host_calls, limits, actor=actor)
+        self.driver = engine.driver(host_calls, limits, actor=actor)
         self._wanted = instances
         self._idle: list[Instance] = []
         self._waiting: OrderedDict[Call, None] = OrderedDict()
@@ -267,9 +266,10 @@ class ActorPool:
         self._serve()
 
     async def _make(self) -> Instance:
-        instance = Instance(self._engine.parts, self._module, self._limits, log=self._guest_log)
+        instance = self._engine.instance(self._module, self._limits, log=self._guest_log)
         try:
             context = CallContext(deadline=self._loop.time() + self._limits.deadline)
+            instance.deadline = context.deadline
             async with asyncio.timeout_at(context.deadline):
                 for done in instance.steps():
                     if not done:

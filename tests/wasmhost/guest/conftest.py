@@ -1,4 +1,7 @@
-"""One engine per test run, guests from ``tests/guests``, and pools that are closed after their test."""
+"""One engine per variant and test run, guests from ``tests/guests``, and pools that are closed after their test.
+
+Every test that asks for ``engine`` or ``make_pool`` runs twice: with guests as coroutines and with guests on threads.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from typing import Any
 import pytest
 import wasmtime
 
-from wasmhost.guest import bindings
 from wasmhost.guest.calls import CallContext, HostCall, Limits
 from wasmhost.guest.engine import Engine
 from wasmhost.guest.pool import ActorPool
@@ -20,9 +22,10 @@ GUESTS = Path(__file__).parents[2] / "guests"
 PoolMaker = Callable[..., Awaitable[ActorPool]]
 
 
-@pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    engine = Engine.open(tmp_path_factory.mktemp("compiled"))
+@pytest.fixture(scope="session", params=["suspendable", "threads"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    engine = Engine.open(tmp_path_factory.mktemp("compiled"), variant=request.param)
+    assert engine.variant == request.param
     yield engine
     engine.close()
 
@@ -48,13 +51,15 @@ async def no_host_calls(call: HostCall, _context: CallContext) -> bytes:
 @pytest.fixture
 async def make_pool(engine: Engine) -> AsyncIterator[PoolMaker]:
     """Makes pools; after the test they are closed and nothing of them is left."""
-    before = bindings.host_functions()
+    before = engine.instances
     pools: list[ActorPool] = []
 
     async def make(
         wasm: bytes | str, *, host_calls: Any = no_host_calls, instances: int = 1, **limits: Any
     ) -> ActorPool:
         module = await engine.load(guest(wasm) if isinstance(wasm, str) else wasm)
+        if engine.variant == "threads":
+            limits.setdefault("deadline", 3.0)  # a computation that was cancelled goes on until then
         pool = ActorPool(
             engine, module, actor="MTEST", limits=Limits(**limits), host_calls=host_calls, instances=instances
         )
@@ -67,5 +72,5 @@ async def make_pool(engine: Engine) -> AsyncIterator[PoolMaker]:
     assert [pool.started for pool in pools] == [0] * len(pools)
     # A guest that was computing is unwound on its thread, at its next tick.
     async with asyncio.timeout(5):
-        while bindings.host_functions() > before:  # noqa: ASYNC110 - a thread ends it, without an event for us
+        while engine.instances > before:  # noqa: ASYNC110 - a thread ends it, without an event for us
             await asyncio.sleep(0.01)

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import wasmtime
+
+from wasmhost.guest import bridge
+
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "guest.json").read_text("utf-8"))
 MODULES: dict[str, dict[str, Any]] = VECTORS["modules"]
 CALLS: list[dict[str, Any]] = VECTORS["calls"]
@@ -22,6 +26,9 @@ _TYPES = {
     "__host_error": "(param i32)",
     "__console_log": "(param i32 i32)",
 }
+_FRONT = wasmtime.Module(wasmtime.Engine(), wasmtime.wat2wasm(bridge.WASI_FRONT))
+WASI_FUNCTIONS = {item.name: item.type for item in _FRONT.exports if isinstance(item.type, wasmtime.FuncType)}
+"""WASI preview 1, and what is different under its older name, with their types."""
 _SCRATCH = 0x40000
 _UNTOUCHED = 0xA5
 
@@ -129,16 +136,36 @@ def _hand_over(writer: _Writer, call: dict[str, Any], name: str, logged: Any) ->
         writer.lines.append(f"(memory.fill (i32.const {at}) (i32.const 0xee) (i32.const {length}))")
 
 
+def _text(kind: wasmtime.FuncType) -> str:
+    results = "".join(f" (result {result})" for result in kind.results)
+    return "".join(f" (param {parameter})" for parameter in kind.params) + results
+
+
+def _use(wasi: list[tuple[str, wasmtime.FuncType]]) -> str:
+    """Calls each function of WASI that the real module imports, so that it is more than a name; but ends nothing."""
+    lines = []
+    for name, kind in wasi:
+        if name != "proc_exit":
+            arguments = " ".join(f"({parameter}.const 16)" for parameter in kind.params)
+            lines.append(f"(drop (call ${name} {arguments}))")
+    return " ".join(lines)
+
+
 def _module(writer: _Writer, module: dict[str, Any]) -> str:
     imports = dict.fromkeys([*(name.split(".")[1] for name in module["imports"]), "__guest_error"])
     inits = module["init_exports"]
+    wasi = [(name, WASI_FUNCTIONS[name]) for name in module["wasi"]]
     versions = module["version_export"] or {}
     lines = "\n    ".join(writer.lines)
     parts = [
         *(f'(import "{writer.family}" "{name}" (func ${name} {_TYPES[name]}))' for name in imports),
+        *(f'(import "wasi_snapshot_preview1" "{name}" (func ${name} {_text(kind)}))' for name, kind in wasi),
         '(memory (export "memory") 17)',
         *(f"(global $init{number} (mut i32) (i32.const 0))" for number, _ in enumerate(inits)),
-        *(f'(func (export "{name}") (global.set $init{number} (i32.const 1)))' for number, name in enumerate(inits)),
+        *(
+            f'(func (export "{name}") {_use(wasi)} (global.set $init{number} (i32.const 1)))'
+            for number, name in enumerate(inits)
+        ),
         *(f'(func (export "{name}") (result i32) (i32.const {value}))' for name, value in versions.items()),
         # an unrelated export that a host must leave alone; one real guest has it
         '(func (export "main") (param i32 i32) (result i32) (unreachable))',

@@ -38,7 +38,7 @@ def entry(cache: CompileCache) -> Path:
 
 def test_directory_and_entries_are_private(tmp_path: Path, engine_: wasmtime.Engine) -> None:
     folder = tmp_path / "a" / "compiled"
-    path = entry(CompileCache(folder, engine_))
+    path = entry(CompileCache(folder, engine_, bindings.ENGINE_SETTINGS))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [file.name for file in folder.iterdir()] == [path.name]
@@ -47,7 +47,7 @@ def test_directory_and_entries_are_private(tmp_path: Path, engine_: wasmtime.Eng
 def test_an_open_directory_of_ours_is_closed_to_others(tmp_path: Path, engine_: wasmtime.Engine) -> None:
     folder = tmp_path / "compiled"
     folder.mkdir(mode=0o755)
-    CompileCache(folder, engine_)
+    CompileCache(folder, engine_, bindings.ENGINE_SETTINGS)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
@@ -57,7 +57,7 @@ def test_a_link_or_file_in_place_of_the_directory_is_refused(tmp_path: Path, eng
     (tmp_path / "file").write_bytes(b"")
     for name in ("link", "file"):
         with pytest.raises(CacheUnusable, match="cache directory"):
-            CompileCache(tmp_path / name, engine_)
+            CompileCache(tmp_path / name, engine_, bindings.ENGINE_SETTINGS)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
@@ -66,11 +66,11 @@ def test_a_directory_of_another_user_is_refused(tmp_path: Path, engine_: wasmtim
     folder.mkdir(mode=0o700)
     os.chown(folder, 12345, 12345)
     with pytest.raises(CacheUnusable, match="of this user alone"):
-        CompileCache(folder, engine_)
+        CompileCache(folder, engine_, bindings.ENGINE_SETTINGS)
 
 
 def test_an_entry_is_used_the_second_time(tmp_path: Path, engine_: wasmtime.Engine) -> None:
-    cache = CompileCache(tmp_path / "c", engine_)
+    cache = CompileCache(tmp_path / "c", engine_, bindings.ENGINE_SETTINGS)
     path = entry(cache)
     before = path.stat()
     cache.load_or_compile(b"no module at all", DIGEST)  # the name is the digest; nothing is compiled
@@ -79,7 +79,7 @@ def test_an_entry_is_used_the_second_time(tmp_path: Path, engine_: wasmtime.Engi
 
 @pytest.mark.parametrize("damage", ["flipped bit", "cut off", "empty", "other magic"])
 def test_a_corrupt_entry_is_compiled_again(damage: str, tmp_path: Path, engine_: wasmtime.Engine) -> None:
-    cache = CompileCache(tmp_path / "c", engine_)
+    cache = CompileCache(tmp_path / "c", engine_, bindings.ENGINE_SETTINGS)
     path = entry(cache)
     good = path.read_bytes()
     middle = len(good) // 2
@@ -99,7 +99,7 @@ def test_a_corrupt_entry_is_compiled_again(damage: str, tmp_path: Path, engine_:
 
 def test_an_entry_of_another_engine_is_compiled_again(tmp_path: Path, engine_: wasmtime.Engine) -> None:
     """Right hash, wrong content: the engine itself refuses it."""
-    cache = CompileCache(tmp_path / "c", engine_)
+    cache = CompileCache(tmp_path / "c", engine_, bindings.ENGINE_SETTINGS)
     path = entry(cache)
     other = bytes(wasmtime.Module(wasmtime.Engine(), WASM).serialize())
     head = path.read_bytes()[: path.read_bytes().index(b"\n") + 1]
@@ -110,7 +110,7 @@ def test_an_entry_of_another_engine_is_compiled_again(tmp_path: Path, engine_: w
 
 
 def test_an_entry_that_others_may_write_is_not_used(tmp_path: Path, engine_: wasmtime.Engine) -> None:
-    cache = CompileCache(tmp_path / "c", engine_)
+    cache = CompileCache(tmp_path / "c", engine_, bindings.ENGINE_SETTINGS)
     path = entry(cache)
     path.chmod(0o666)
     with structlog.testing.capture_logs() as logs:

@@ -1,37 +1,109 @@
-"""The engine refuses packages it was not written for, and is quiet when no guest runs."""
+"""The engine notices packages it was not written for, and is quiet when no guest runs."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import re
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog
+import wasmtime
 
 from lattice.errors import Code, GuestFailed
-from tests.wasmhost.guest.conftest import PoolMaker, context
+from tests.wasmhost.guest.conftest import PoolMaker, context, guest, no_host_calls
 from wasmhost.guest import bindings
+from wasmhost.guest.calls import Limits
 from wasmhost.guest.engine import Engine, EngineUnusable
+from wasmhost.guest.pool import ActorPool
 
 
-def test_the_installed_package_passes_the_probe(engine: Engine) -> None:
-    assert engine.variant == "suspendable"
+def test_the_installed_package_passes_the_probe(tmp_path: Path) -> None:
+    engine = Engine.open(tmp_path / "c")
+    engine.close()
+    assert (engine.variant, engine.fallback) == ("suspendable", "")
 
 
-def test_another_major_version_of_wasmtime_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def another_major_version(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(importlib.metadata, "version", lambda _name: "51.0.0")
-    with pytest.raises(EngineUnusable, match=r"wasmtime 51\.0\.0 is installed") as error:
-        Engine.open(tmp_path / "c")
-    assert error.value.code is Code.UNSUPPORTED
+    return r"wasmtime 51\.0\.0 is installed"
 
 
-def test_a_package_whose_guests_do_not_suspend_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = threading.active_count()
+def a_newer_python(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0))
+    return "not proven with Python 3.14"
+
+
+def guests_that_do_not_suspend(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(bindings, "define_host_function", refuse)
-    with pytest.raises(EngineUnusable, match="no such function"):
-        Engine.open(tmp_path / "c")
+    return "no such function"
+
+
+def a_package_without_the_c_functions(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.delitem(sys.modules, "wasmhost.guest.suspendable", raising=False)
+    monkeypatch.delitem(sys.modules, "wasmhost.guest.bindings", raising=False)
+    monkeypatch.setattr("wasmtime._ffi.filename", "/nowhere/libwasmtime.so")
+    return "libwasmtime"
+
+
+UNFIT = [another_major_version, a_newer_python, guests_that_do_not_suspend, a_package_without_the_c_functions]
+
+
+@pytest.mark.parametrize("unfit", UNFIT, ids=lambda unfit: unfit.__name__)
+async def test_where_guests_cannot_suspend_they_run_on_threads_and_the_log_says_why(
+    unfit: Callable[[pytest.MonkeyPatch], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = unfit(monkeypatch)
+    with structlog.testing.capture_logs() as logs:
+        engine = await asyncio.to_thread(Engine.open, tmp_path / "c")
+    try:
+        assert engine.variant == "threads"
+        assert re.search(reason, engine.fallback)
+        assert [entry["reason"] for entry in logs if entry["event"] == "engine.fallback"] == [engine.fallback]
+        module = await engine.load(guest("echo"))
+        pool = ActorPool(engine, module, actor="M", limits=Limits(), host_calls=no_host_calls, instances=1)
+        assert await pool.call("Echo.Now", b"hello", context()) == b"hello"
+        await pool.close()
+    finally:
+        await asyncio.to_thread(engine.close)
+
+
+@pytest.mark.parametrize("unfit", UNFIT, ids=lambda unfit: unfit.__name__)
+def test_a_variant_that_was_asked_for_is_refused_rather_than_replaced(
+    unfit: Callable[[pytest.MonkeyPatch], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = threading.active_count()
+    with pytest.raises(EngineUnusable, match=unfit(monkeypatch)) as error:
+        Engine.open(tmp_path / "c", variant="suspendable")
+    assert error.value.code is Code.UNSUPPORTED
     assert threading.active_count() == before
+
+
+def test_a_package_that_cannot_even_run_threads_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wasmtime.Store, "set_epoch_deadline", None)
+    with pytest.raises(EngineUnusable, match="cannot be used"):
+        Engine.open(tmp_path / "c", variant="threads")
+
+
+async def test_closing_ends_a_guest_that_computes_for_nobody(tmp_path: Path) -> None:
+    """Its caller gave up early; on a thread it goes on to its own deadline, but not beyond the end of the host."""
+    engine = await asyncio.to_thread(lambda: Engine.open(tmp_path / "c", variant="threads"))
+    module = await engine.load(guest("endless_loop"))
+    pool = ActorPool(engine, module, actor="M", limits=Limits(deadline=600), host_calls=no_host_calls, instances=1)
+    await pool.start_one()
+    call = asyncio.create_task(pool.call("Spin.Now", b"", context(600)))
+    await asyncio.sleep(0.05)
+    call.cancel()
+    await asyncio.wait([call])
+    await pool.close()
+    assert engine.instances == 1
+    async with asyncio.timeout(5):
+        await asyncio.to_thread(engine.close)
+    assert engine.instances == 0
 
 
 def refuse(*_arguments: object) -> int:
@@ -41,12 +113,12 @@ def refuse(*_arguments: object) -> int:
 async def test_epochs_tick_only_while_guests_run(make_pool: PoolMaker, engine: Engine) -> None:
     pool = await make_pool("echo")
     await pool.call("Echo", b"", context())
-    assert not engine.parts.ticker.asleep
+    assert not engine.ticker.asleep
     async with asyncio.timeout(5):
-        while not engine.parts.ticker.asleep:  # noqa: ASYNC110 - a thread of its own goes to sleep
+        while not engine.ticker.asleep:  # noqa: ASYNC110 - a thread of its own goes to sleep
             await asyncio.sleep(0.01)
     await pool.call("Echo", b"", context())
-    assert not engine.parts.ticker.asleep
+    assert not engine.ticker.asleep
 
 
 async def test_a_guest_that_starts_while_the_ticker_falls_asleep_is_still_interrupted(make_pool: PoolMaker) -> None:

@@ -25,11 +25,20 @@ UNUSABLE = {
         Code.INVALID,
         "takes two i32",
     ),
-    "WASI": (
-        '(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))'
-        f" {MEMORY} {CALL})",
+    "WASI of components": (
+        f'(module (import "wasi:cli/environment@0.2.0" "get-environment" (func (param i32))) {MEMORY} {CALL})',
         Code.UNSUPPORTED,
-        "imports wasi_snapshot_preview1: not supported yet",
+        "only WASI preview 1 is supported",
+    ),
+    "unknown function of WASI": (
+        f'(module (import "wasi_snapshot_preview1" "fd_fly" (func (result i32))) {MEMORY} {CALL})',
+        Code.INVALID,
+        "imports wasi_snapshot_preview1.fd_fly, which is not part of WASI preview 1",
+    ),
+    "function of WASI with another type": (
+        f'(module (import "wasi_unstable" "fd_close" (func (param i64) (result i32))) {MEMORY} {CALL})',
+        Code.INVALID,
+        "imports wasi_unstable.fd_close with another type",
     ),
     "unknown import": (f'(module (import "env" "abort" (func)) {MEMORY} {CALL})', Code.INVALID, "imports env.abort"),
     "unknown function": (
