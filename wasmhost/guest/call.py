@@ -8,11 +8,8 @@ from typing import Protocol
 
 from lattice.errors import Code, GuestFailed, LatticeError, Unreachable
 from wasmhost.guest.calls import CallContext
-from wasmhost.guest.driving import Driver
+from wasmhost.guest.driving import STRAY_TICK, Driver
 from wasmhost.guest.instance import Instance
-
-_STRAY_TICK = 0.002
-"""A guest interrupted earlier than this many seconds after its start met an epoch by chance and just goes on."""
 
 
 class Lender(Protocol):
@@ -123,7 +120,7 @@ class Call:
         except LatticeError as error:
             self.fail(error, poison=False)
             return
-        if not done and not instance.wanted and self._pool.time() - now < _STRAY_TICK:
+        if not done and not instance.wanted and self._pool.time() - now < STRAY_TICK:
             done = instance.poll()
         if done:
             self._conclude(instance)

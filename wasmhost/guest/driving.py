@@ -13,6 +13,9 @@ from wasmhost.guest.instance import Instance
 
 log = structlog.get_logger(__name__)
 
+STRAY_TICK = 0.002
+"""A guest interrupted earlier than this many seconds after it went on met an epoch by chance and just goes on."""
+
 
 class Driver(ABC):
     """Drives the instances of one actor. Cancelling it leaves the instance unusable; the caller discards it."""

@@ -14,7 +14,7 @@ import wasmtime
 
 from wasmhost.guest import bindings
 from wasmhost.guest.calls import CallContext, HostCallHandler, Limits
-from wasmhost.guest.driving import Driver
+from wasmhost.guest.driving import STRAY_TICK, Driver
 from wasmhost.guest.instance import MAX_TABLE_ELEMENTS, MAX_TABLES, GuestLog, Instance, MailboxFull, last_line
 from wasmhost.guest.module import Module, Parts, cannot_instantiate
 from wasmhost.guest.ticker import Ticker
@@ -276,7 +276,8 @@ class SuspendableDriver(Driver):
         done = False
         turn = self._time()
         while not done:
-            if instance.wanted:
+            waited = instance.wanted
+            if waited:
                 await self._answer(instance, context)
                 if self._time() - turn > _TURN:
                     await asyncio.sleep(0)  # answers may have come without waiting
@@ -284,10 +285,17 @@ class SuspendableDriver(Driver):
             elif ticks < _TICKS_INLINE:
                 await asyncio.sleep(0)  # others first; the caller's deadline decides when it is enough
             # Once a guest computed for long it stays on threads to the end of its call: it may do so again.
-            done = await self._compute(instance) if ticks >= _TICKS_INLINE else instance.poll()
+            done = await self._compute(instance) if ticks >= _TICKS_INLINE else self._poll(instance, waited)
             if not done and not instance.wanted:
                 ticks += 1
                 instance.flush_log()
+
+    def _poll(self, instance: SuspendableInstance, waited: bool) -> bool:
+        start = self._time()
+        done = instance.poll()
+        if waited and not done and not instance.wanted and self._time() - start < STRAY_TICK:
+            done = instance.poll()  # the epochs that passed while it waited are not of its own doing
+        return done
 
     async def _compute(self, instance: SuspendableInstance) -> bool:
         slice_: Future[bool] = self._computers.submit(instance.compute)

@@ -6,9 +6,11 @@ import asyncio
 import gc
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import structlog
@@ -16,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.errors import Code, GuestError, GuestFailed, LatticeError, Overloaded, TooLarge, Unreachable
-from tests.wasmhost.guest.conftest import PoolMaker, context
-from wasmhost.guest.calls import CallContext, HostCall
+from tests.wasmhost.guest.conftest import PoolMaker, context, guest
+from wasmhost.guest.calls import CallContext, HostCall, Limits
 from wasmhost.guest.engine import Engine
 from wasmhost.guest.planning import Queue, plan, refusal
 from wasmhost.guest.pool import ActorPool
@@ -62,6 +64,27 @@ async def test_the_host_is_asked_and_its_answer_arrives(make_pool: PoolMaker) ->
     mine = CallContext(deadline=asyncio.get_running_loop().time() + 5, invocation_id="id", depth=3)
     assert await pool.call("Ask.Host", b"question", mine) == b"answer"
     assert asked == [(HostCall("link", "contract", "Ask.Host", b"question"), mine)]
+
+
+async def test_waiting_for_the_host_is_not_computing(tmp_path: Path) -> None:
+    """Epochs that pass during a host call do not send the guest to a worker thread, which is dear."""
+
+    async def answer(call: HostCall, _context: CallContext) -> bytes:
+        await asyncio.sleep(0.03)  # some ticks, and less than the ticker goes on
+        return call.payload
+
+    engine = Engine.open(tmp_path, variant="suspendable")
+    module = await engine.load(guest("asks_host"))
+    pool = ActorPool(engine, module, actor="MTEST", limits=Limits(), host_calls=answer, instances=1)
+    try:
+        await pool.start_one()
+        before = threading.active_count()
+        for _ in range(20):
+            assert await pool.call("Ask.Host", b"question", context()) == b"question"
+        assert threading.active_count() == before
+    finally:
+        await pool.close()
+        engine.close()
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 1_000_000, 3_000_000])
