@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import shutil
 import signal
 import socket
-import sys
 import sysconfig
-from collections.abc import Callable
 from pathlib import Path
 
 from lattice.errors import Code, Unreachable
+from wasmhost.parent_death import parent_death_signal
 
 PREFERRED_PORT = 4222
 READY_TIMEOUT = 10.0
 STOP_TIMEOUT = 10.0
 ATTEMPTS = 3
 """Starts before giving up, each on another port: a free port can be taken by someone else before the server has it."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 def find_binary(search_path: str | None = None) -> Path:
@@ -139,7 +135,7 @@ class NatsServer:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
-                    preexec_fn=_leave_with_parent(),
+                    preexec_fn=parent_death_signal(signal.SIGTERM),
                 )
             except OSError as error:
                 raise Unreachable(
@@ -197,18 +193,3 @@ async def _server_name(port: int) -> str | None:
     finally:
         if writer is not None:
             writer.close()
-
-
-def _leave_with_parent() -> Callable[[], None] | None:
-    """What the child does before it becomes the server: ask the kernel for SIGTERM when its parent is gone."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return ask

@@ -1,19 +1,19 @@
-"""One provider as a child process: its own group, one line on standard input, its output as lines.
+"""A child process of ours, a provider or a further host: its own group, its input as bytes, its output as lines.
 
-Nothing here knows the lattice. What a provider must be told comes as bytes, what it says goes to a callback.
+Nothing here knows the lattice. What a child must be told comes as bytes, what it says goes to a callback.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+
+from wasmhost.parent_death import parent_death_signal
 
 LONGEST_LINE: Final = 8 * 1024
 """Bytes of one output line that are kept; the rest of the line is dropped."""
@@ -33,7 +33,6 @@ _INHERITED: Final = (
     "OTEL_TRACES_EXPORTER",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 )
-_PR_SET_PDEATHSIG: Final = 1
 _REAP_TIMEOUT: Final = 5.0
 
 
@@ -46,13 +45,13 @@ def child_environment(source: Mapping[str, str], *, home: Path) -> dict[str, str
     return {**kept, "HOME": str(home), "TMPDIR": str(home), "PYTHONUNBUFFERED": "1"}
 
 
-class ProviderProcess:
+class ChildProcess:
     """A running child. Create it with :meth:`spawn`; end it with :meth:`terminate`."""
 
     def __init__(self, process: asyncio.subprocess.Process, on_line: Callable[[str], None]) -> None:
         self._process = process
         self._on_line = on_line
-        self._reader = asyncio.create_task(self._read_lines(), name=f"provider output {process.pid}")
+        self._reader = asyncio.create_task(self._read_lines(), name=f"output of process {process.pid}")
 
     @classmethod
     async def spawn(
@@ -64,7 +63,7 @@ class ProviderProcess:
         first_line: bytes,
         on_line: Callable[[str], None],
         dies_with_parent: bool = False,
-    ) -> ProviderProcess:
+    ) -> ChildProcess:
         """Start ``command`` in ``folder``, write ``first_line`` to its standard input and leave that open.
 
         ``on_line`` is called on the loop for each line of its output, standard error included. ``dies_with_parent``
@@ -79,7 +78,7 @@ class ProviderProcess:
             env=dict(environment),
             cwd=folder,
             process_group=0,
-            preexec_fn=_parent_death_signal() if dies_with_parent else None,
+            preexec_fn=parent_death_signal(signal.SIGKILL) if dies_with_parent else None,
         )
         child = cls(process, on_line)
         assert process.stdin is not None
@@ -155,18 +154,3 @@ def describe_exit(code: int) -> str:
         return f"killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"killed by signal {-code}"
-
-
-def _parent_death_signal() -> Callable[[], None] | None:
-    """A function for the child that asks Linux to kill it when its parent dies; None on other systems."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up here: the child must not import anything
-    parent = os.getpid()
-
-    def arm() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return arm

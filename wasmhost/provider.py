@@ -23,7 +23,7 @@ from lattice.transport import State, Transport
 from lattice.wire import pack
 from wasmhost.health import Condition, HealthReply, LinkStatus
 from wasmhost.log_lines import read_log_line
-from wasmhost.process import ProviderProcess, describe_exit
+from wasmhost.process import ChildProcess, describe_exit
 from wasmhost.provider_image import ProviderImage
 
 log = structlog.get_logger(__name__)
@@ -106,7 +106,7 @@ class SupervisedProvider:
         self.last_lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._around = surroundings
         self._timing = surroundings.timing
-        self._process: ProviderProcess | None = None
+        self._process: ChildProcess | None = None
         self._answered = False
         self._ever_answered = False
         self._killed = False
@@ -242,7 +242,7 @@ class SupervisedProvider:
         folder = self._around.folder / f"{self.image.public_key}-{self.link_name}"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            process = await ProviderProcess.spawn(
+            process = await ChildProcess.spawn(
                 self.image.command,
                 environment=self._around.environment(folder),
                 folder=folder,
@@ -265,7 +265,7 @@ class SupervisedProvider:
             await process.kill()  # of its group, whatever is left
             await asyncio.wait({watching})
 
-    async def _watch(self, process: ProviderProcess) -> None:
+    async def _watch(self, process: ChildProcess) -> None:
         """Wait until the process answers, then ask for its health again and again. Cancelled when it ends."""
         try:
             await self._wait_ready()

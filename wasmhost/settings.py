@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,9 @@ def _connection(kind: str, variables: str, *, tls: bool = True) -> tuple[Setting
     return (*settings, Setting(f"{kind}_tls", _boolean, "true", (f"{variables}_TLS",))) if tls else settings
 
 
+STDIN = Path("-")
+"""Named as the file, it means standard input."""
+
 _MS = _amount("milliseconds", least=1, most=86_400_000)
 
 SETTINGS: tuple[Setting, ...] = (
@@ -274,9 +278,24 @@ class Resolved:
         given = [(self._values[name][0], position, name) for position, name in enumerate(names) if name in self._values]
         return min(given)[2] if given else names[-1]
 
+    def document(self) -> dict[str, object]:
+        """Every setting that was given, as a settings file would hold it."""
+        return {name: _plain(value) for name, (_, value) in self._values.items()}
+
     def _get(self, name: str) -> Value | None:
         found = self._values.get(name)
         return found[1] if found else None
+
+
+def _plain(value: Value) -> object:
+    match value:
+        case tuple():
+            return list(value)
+        case float() if value.is_integer():
+            return int(value)
+        case Mapping():
+            return dict(value)
+    return value
 
 
 def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None) -> Resolved:
@@ -328,7 +347,8 @@ def _files(environ: Mapping[str, str], file: Path | None) -> list[tuple[int, Pat
 
 def _read(path: Path, required: bool, problems: list[str]) -> Mapping[str, object]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = sys.stdin.read() if path == STDIN else path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except FileNotFoundError:
         if required:
             problems.append(f"{path}: no such file; name an existing file of settings")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -155,3 +156,28 @@ def test_the_configuration_is_frozen(tmp_path: Path) -> None:
     config: HostConfig = load({}, environ(tmp_path))
     with pytest.raises(AttributeError):
         config.lattice = "other"  # type: ignore[misc]
+
+
+def test_what_was_given_can_be_handed_on_as_a_file(tmp_path: Path) -> None:
+    from wasmhost.settings import resolve
+
+    variables = environ(
+        tmp_path,
+        WASMCLOUD_LATTICE="mine",
+        WASMHOST_TRUSTED_ISSUERS=ACCOUNT.public,
+        WASMCLOUD_RPC_HOST="nats.example",
+        WASMCLOUD_RPC_PORT="4333",
+        WASMCLOUD_CLUSTER_SEED=CLUSTER.seed,
+        WASMHOST_NO_LOCAL="yes",
+        WASMCLOUD_RPC_TIMEOUT_MS="2500",
+        WASMHOST_ACTOR_MEMORY_MIB="32",
+    )
+    flags = {"label": ("zone=a",), "log_level": "debug", "state": str(tmp_path / "state")}
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(resolve(flags, variables, None).document()))
+    assert load({}, environ(tmp_path), file) == load(flags, variables)
+
+
+def test_a_file_called_dash_is_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("lattice: piped\n"))
+    assert load({}, environ(tmp_path), Path("-")).lattice == "piped"

@@ -1,4 +1,8 @@
-"""Which host runs how many instances of a component: the classic manager's arithmetic of spreads. Pure."""
+"""Which host runs how many instances of a component: the classic manager's arithmetic of spreads. Pure.
+
+The classic manager puts all instances of a spread on one host. Where ``evenly`` is said they are divided over the
+hosts that fit, in the order in which the hosts are given.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +25,10 @@ class Share:
     count: int
 
 
-def eligible(spread: Spread, hosts: Sequence[Inventory]) -> list[Inventory]:
-    """The hosts whose labels hold every requirement, in the order of their ids."""
+def eligible(spread: Spread, hosts: Sequence[Inventory], *, as_given: bool = False) -> list[Inventory]:
+    """The hosts whose labels hold every requirement, in the order of their ids or ``as_given``."""
     fitting = [host for host in hosts if spread.requirements.items() <= host.labels.items()]
-    return sorted(fitting, key=lambda host: host.host_id)
+    return fitting if as_given else sorted(fitting, key=lambda host: host.host_id)
 
 
 def spreads(scaler: Scaler) -> tuple[Spread, ...]:
@@ -46,13 +50,23 @@ def divide(scaler: Scaler) -> list[tuple[Spread, int]]:
     return list(zip(ordered, counts, strict=True))
 
 
-def place_actor(scaler: Scaler, hosts: Sequence[Inventory]) -> list[Share]:
-    """Where an actor runs: each spread on one host, the first that fits; a daemonscaler's on every one that fits."""
+def place_actor(scaler: Scaler, hosts: Sequence[Inventory], *, evenly: bool = False) -> list[Share]:
+    """Where an actor runs: each spread on one host, the first that fits; a daemonscaler's on every one that fits.
+
+    ``evenly``: a spread's instances divided over all hosts that fit; the first ones get what does not divide.
+    """
     if scaler.kind == "daemonscaler":
         return [
             Share(host.host_id, spread.name, scaler.instances)
             for spread in spreads(scaler)
             for host in eligible(spread, hosts)
+        ]
+    if evenly:
+        return [
+            Share(host.host_id, spread.name, share)
+            for spread, count in divide(scaler)
+            for host, share in _dealt(count, eligible(spread, hosts, as_given=True))
+            if share
         ]
     return [
         Share(fitting[0].host_id, spread.name, count)
@@ -61,12 +75,17 @@ def place_actor(scaler: Scaler, hosts: Sequence[Inventory]) -> list[Share]:
     ]
 
 
-def place_provider(scaler: Scaler, hosts: Sequence[Inventory]) -> list[Share]:
+def _dealt(count: int, hosts: Sequence[Inventory]) -> list[tuple[Inventory, int]]:
+    """``count`` divided over ``hosts``."""
+    return [(host, count // len(hosts) + (index < count % len(hosts))) for index, host in enumerate(hosts)]
+
+
+def place_provider(scaler: Scaler, hosts: Sequence[Inventory], *, evenly: bool = False) -> list[Share]:
     """Where a provider runs: at most once per host, on as many hosts as the scaler wants and as fit."""
     shares: dict[str, Share] = {}
     daemon = scaler.kind == "daemonscaler"
     for spread, count in [(spread, scaler.instances) for spread in spreads(scaler)] if daemon else divide(scaler):
-        free = [host.host_id for host in eligible(spread, hosts) if host.host_id not in shares]
+        free = [host.host_id for host in eligible(spread, hosts, as_given=evenly) if host.host_id not in shares]
         for host_id in free[: len(free) if daemon and count else count]:
             shares[host_id] = Share(host_id, spread.name, 1)
     return list(shares.values())

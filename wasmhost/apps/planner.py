@@ -116,9 +116,14 @@ class PlanError(LatticeError):
         self.reasons = list(reasons)
 
 
-def plan(applications: Iterable[Application], images: Images, observed: Observed) -> list[Command]:
-    """The commands that make the lattice run exactly these applications, besides what others put there."""
-    wanted = _Wanted(images, observed.hosts)
+def plan(
+    applications: Iterable[Application], images: Images, observed: Observed, *, evenly: bool = False
+) -> list[Command]:
+    """The commands that make the lattice run exactly these applications, besides what others put there.
+
+    ``evenly``: divide instances over all hosts that fit, instead of putting those of a spread on one of them.
+    """
+    wanted = _Wanted(images, observed.hosts, evenly=evenly)
     for application in applications:
         wanted.add(application)
     if wanted.problems:
@@ -156,9 +161,10 @@ _ProviderKey = tuple[str, str, str]
 class _Wanted:
     """What all applications together want, and what is wrong with that."""
 
-    def __init__(self, images: Images, hosts: Sequence[Inventory]) -> None:
+    def __init__(self, images: Images, hosts: Sequence[Inventory], *, evenly: bool = False) -> None:
         self._images = images
         self._hosts = hosts
+        self._evenly = evenly
         self._link_marks: dict[LinkKey, Mark] = {}
         self.links: dict[LinkKey, LinkDefinition] = {}
         self.actors: dict[_ActorKey, ScaleActor] = {}
@@ -194,7 +200,7 @@ class _Wanted:
     def _add_actor(self, application: Application, actor: ActorComponent) -> None:
         image = self._images[application.name, actor.name]
         self._check_fit(actor)
-        for share in place_actor(actor.scaler, self._hosts):
+        for share in place_actor(actor.scaler, self._hosts, evenly=self._evenly):
             annotations = _annotations(application, "actor", actor.name, actor.scaler, share)
             command = ScaleActor(share.host_id, image.reference, image.public_key, share.count, annotations)
             self.actors[share.host_id, image.public_key, _frozen(annotations)] = command
@@ -202,7 +208,7 @@ class _Wanted:
     def _add_provider(self, application: Application, capability: CapabilityComponent) -> None:
         image = self._images[application.name, capability.name]
         self._check_fit(capability)
-        for share in place_provider(capability.scaler, self._hosts):
+        for share in place_provider(capability.scaler, self._hosts, evenly=self._evenly):
             command = StartProvider(
                 share.host_id,
                 image.reference,

@@ -124,7 +124,7 @@ def get_actors(app: App) -> None:
             Column("NAME", 8),
             Column("ALIAS", 8),
             Column("IMAGE", 12, keep_end=True),
-            Column("HOST", 10, early=True),
+            Column("HOST", 10, early=True, keep_end=True),
             Column("COUNT"),
         ],
         [

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 @click.option(
     "--config",
     "file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     metavar="FILE",
-    help="Settings as JSON or YAML; flags and variables go before them.",
+    help="Settings as JSON or YAML, - for standard input; flags and variables go first.",
 )
 @output_option
 @pass_app

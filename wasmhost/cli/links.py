@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -204,28 +205,38 @@ def put(app: App, actor: str, provider: str, rest: tuple[str, ...], link_name: s
         app.output.say("No such provider runs now; the link takes effect when it is started.")
 
 
-async def put_and_wait(session: Session, link: LinkDefinition) -> LinkState | None:
-    """Put a link and wait until its provider took it; None when no such provider runs. Raises Problem."""
+async def put_and_wait(session: Session, link: LinkDefinition, *, grace: float = 0.0) -> LinkState | None:
+    """Put a link, then :func:`wait_ready`."""
     try:
         await session.client.put_link(link)
     except LatticeError as error:
         raise refused(error) from error
-    return await wait_ready(session, link)
+    return await wait_ready(session, link, grace=grace)
 
 
-async def wait_ready(session: Session, link: LinkDefinition) -> LinkState | None:
-    """Wait until the provider of a link took it; None when no such provider runs. Raises Problem."""
+async def wait_ready(session: Session, link: LinkDefinition, *, grace: float = 0.0) -> LinkState | None:
+    """Wait until the provider of a link took it; None when no such provider runs. Raises Problem.
+
+    A link that is reported as failed is a failure after ``grace`` seconds of it; a port that is taken is one at once.
+    """
     patience = session.patience(READY_TIMEOUT)
+    clock = asyncio.get_running_loop().time
     last: LinkState | None = None
+    failing_since: float | None = None
 
     async def state() -> tuple[LinkState | None] | None:
-        nonlocal last
+        nonlocal last, failing_since
         if link not in await session.client.links():
             return None
         inventories = await session.inventories(complete=True)
         last = link_state(link, inventories)
         if last is not None and last.state in ("failed", "degraded"):
-            raise link_failure(link, last.reason, last.code)
+            failure = link_failure(link, last.reason, last.code)
+            failing_since = clock() if failing_since is None else failing_since
+            if failure.exit_code is ExitCode.CONFLICT or clock() - failing_since >= grace:
+                raise failure
+            return None
+        failing_since = None
         if last is None or last.state == "ready":
             return (last,)
         running = [providers.find_on(inventory, link.provider_id, link.link_name) for inventory in inventories]

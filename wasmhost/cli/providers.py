@@ -105,7 +105,7 @@ def get_providers(app: App) -> None:
         app.output.say("No providers run in this lattice.")
         return
     app.output.table(
-        [*_COLUMNS, Column("STATE"), Column("HOST", 10, early=True)],
+        [*_COLUMNS, Column("STATE"), Column("HOST", 10, early=True, keep_end=True)],
         [_row(provider, inventory.friendly_name) for inventory, provider in found],
     )
 
@@ -163,10 +163,15 @@ async def start_and_wait(
     link_name: str,
     configuration: str | None = None,
     annotations: Mapping[str, str] | None = None,
+    most_restarts: int = 0,
 ) -> tuple[Inventory, ProviderDescription]:
-    """Start a provider and wait until it is up. Raises Problem with the reason when it is not."""
+    """Start a provider and wait until it is up. Raises Problem with the reason when it is not.
+
+    A process that ends before it worked is a failure once it was restarted ``most_restarts`` times.
+    """
     patience = session.patience(START_TIMEOUT)
     key = ""
+    failure: Problem | None = None
 
     async def look() -> tuple[Inventory, ProviderDescription] | None:
         inventory = await session.client.inventory(host_id)
@@ -177,11 +182,13 @@ async def start_and_wait(
         return None
 
     def event(event: Event) -> bool | None:
-        nonlocal key
+        nonlocal key, failure
         data = event.data
         problem = actors.start_failure(event, reference, host_id)
         if problem is not None and data.get("link_name", link_name) == link_name:
-            raise problem
+            failure = problem
+            if not most_restarts:
+                raise problem
         started = event.name == "provider_started" and event.source == host_id
         if started and (data.get("image_ref"), data.get("link_name")) == (reference, link_name):
             key = str(data.get("public_key", ""))
@@ -191,9 +198,12 @@ async def start_and_wait(
     async def state() -> bool | None:
         found = await look()
         if found is None:
+            if failure is not None:
+                raise failure  # it could not even be tried
             return None
-        if found[1].state == "failed":
-            raise Problem(f"{reference} failed to start: {found[1].error}", hint="the host tries again by itself")
+        if found[1].state == "failed" and found[1].restarts >= most_restarts:
+            hint = "the host tries again by itself"
+            raise failure or Problem(f"{reference} failed to start: {found[1].error}", hint=hint)
         return None
 
     async with session.watch() as watch:

@@ -61,9 +61,9 @@ class Session:
         """Seconds to wait for something to happen: what the user said with --timeout, else ``usual``."""
         return self.context.patience or usual
 
-    def know(self, host: HostPing) -> None:
-        """Take ``host`` as the only one, without asking."""
-        self._hosts = [host]
+    def know(self, *hosts: HostPing) -> None:
+        """Take ``hosts`` as the only ones, without asking."""
+        self._hosts = list(hosts)
 
     async def hosts(self) -> list[HostPing]:
         """The hosts of the lattice by name, asked once per command; may be empty."""

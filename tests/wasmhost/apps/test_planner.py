@@ -296,3 +296,51 @@ def test_any_plan_can_be_carried_out_and_leaves_nothing_to_do(
         assert plan(wanted, images(*wanted), observed) == []
     assert not any(host.actors or host.providers for host in observed.hosts)
     assert len(observed.links) == 0
+
+
+@given(st.integers(0, 40), st.integers(1, 6))
+def test_evenly_placed_instances_differ_by_one_at_most(count: int, hosts: int) -> None:
+    shares = place_actor(
+        Scaler("spreadscaler", count), [Inventory(host_id=f"N{number}") for number in range(hosts)], evenly=True
+    )
+    counts = [share.count for share in shares] + [0] * (hosts - len(shares))
+    assert sum(counts) == count
+    assert max(counts) - min(counts) <= 1
+
+
+def test_evenly_placed_the_first_host_given_is_preferred() -> None:
+    hosts = [Inventory(host_id="N2"), Inventory(host_id="N1")]
+    assert [(share.host_id, share.count) for share in place_actor(Scaler("spreadscaler", 3), hosts, evenly=True)] == [
+        ("N2", 2),
+        ("N1", 1),
+    ]
+    assert [share.host_id for share in place_provider(ONE, hosts, evenly=True)] == ["N2"]
+    assert [share.host_id for share in place_provider(ONE, hosts)] == ["N1"]
+
+
+def test_instances_that_are_placed_evenly_stop_where_they_are_too_many() -> None:
+    two = [Inventory(host_id="N1"), Inventory(host_id="N2")]
+    commands = plan([COUNTER], images(COUNTER), Observed(two, LinkTable()), evenly=True)
+    assert {c.host_id: c.count for c in commands if isinstance(c, ScaleActor)} == {"N1": 2, "N2": 2}
+    fewer = application("counter", replace(COUNTER.actors[0], scaler=ONE), *COUNTER.capabilities)
+    running = [
+        replace(
+            host,
+            actors=(
+                ActorDescription(
+                    id="Mcounter.wasm",
+                    image_ref="ref:counter.wasm",
+                    instances=[
+                        InstanceDescription(instance_id=str(n), annotations=c.annotations)
+                        for c in commands
+                        if isinstance(c, ScaleActor) and c.host_id == host.host_id
+                        for n in range(c.count)
+                    ],
+                ),
+            ),
+        )
+        for host in two
+    ]
+    again = plan([fewer], images(fewer), Observed(running, LinkTable()), evenly=True)
+    assert [(c.host_id, c.count) for c in again if isinstance(c, ScaleActor)] == [("N1", 1)]
+    assert [c.host_id for c in again if isinstance(c, StopActor)] == ["N2"]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.wasmhost.control.waiting import alive, until
-from wasmhost.process import ProviderProcess, child_environment, describe_exit
+from wasmhost.process import ChildProcess, child_environment, describe_exit
 
 
-async def spawn(folder: Path, lines: list[str], script: str, **options: bool) -> ProviderProcess:
-    return await ProviderProcess.spawn(
+async def spawn(folder: Path, lines: list[str], script: str, **options: bool) -> ChildProcess:
+    return await ChildProcess.spawn(
         [sys.executable, "-c", textwrap.dedent(script)],
         environment=child_environment(os.environ, home=folder),
         folder=folder,
@@ -84,10 +84,10 @@ async def test_a_foreign_program_dies_with_its_parent(tmp_path: Path) -> None:
     script = f"""
         import asyncio, os, pathlib, signal, sys
         sys.path[:0] = {sys.path!r}
-        from wasmhost.process import ProviderProcess
+        from wasmhost.process import ChildProcess
 
         async def main():
-            child = await ProviderProcess.spawn(
+            child = await ChildProcess.spawn(
                 ["/bin/sleep", "600"], environment={{}}, folder=pathlib.Path({str(tmp_path)!r}), first_line=b"",
                 on_line=print, dies_with_parent=True,
             )

@@ -6,13 +6,15 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from lattice.errors import Code
+from lattice.errors import Code, LatticeError
+from lattice.links import LinkDefinition
 from wasmhost import config as host_config
 from wasmhost import context as contexts
 from wasmhost.apps import manifest
@@ -23,9 +25,11 @@ from wasmhost.cli.session import Session
 from wasmhost.cli.signals import ending_signals
 from wasmhost.cli.up.addresses import Address, addresses
 from wasmhost.cli.up.deploy import Deployment
+from wasmhost.cli.up.further_hosts import FurtherHost, stop_all
 from wasmhost.cli.up.history import History
 from wasmhost.cli.up.images import PreparedApplication, prepare
 from wasmhost.cli.up.progress import Progress
+from wasmhost.cli.up.server import keep as keep_server
 from wasmhost.config import HostConfig, NatsEndpoint
 from wasmhost.context import Context, UpRecord
 from wasmhost.host import Host
@@ -36,9 +40,11 @@ T = TypeVar("T")
 
 ANSWER_TIMEOUT = 20.0
 """Seconds that a linked address may take to answer."""
-RESTART_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)
-"""Seconds before each new start of a NATS server that ended by itself; after the last one, `up` gives up."""
-STABLE_AFTER = 60.0
+BRING_UP_TIMEOUT = 60.0
+"""Seconds for which the bring-up begins anew when the NATS server or a host is away for a moment."""
+RETRY_PAUSE = 0.3
+EMBEDDED = "embedded"
+"""What stands for the server of ours in the history, as its port may be another one each time."""
 IMPATIENCE = 1.0
 """Seconds after which another signal means "now": tools such as `timeout` send one to us and one to our group."""
 
@@ -57,6 +63,8 @@ class Plan:
     nats_url: str | None
     """A server that runs already; None: bring one along."""
     fresh: bool
+    hosts: int
+    """So many in all."""
     verbose: bool
     timeout: float | None
 
@@ -77,6 +85,18 @@ async def bring_up(plan: Plan, output: Output) -> ExitCode:
     return ExitCode.DONE
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is to be brought up, and where."""
+
+    host: Host
+    """The first host."""
+    url: str
+    """The NATS server."""
+    applications: tuple[PreparedApplication, ...]
+    history: History
+
+
 class _Up:
     """The parts of a running ``up``."""
 
@@ -90,6 +110,8 @@ class _Up:
         self._asked_at = 0.0
         self._server: NatsServer | None = None
         self._host: Host | None = None
+        self._further: list[FurtherHost] = []
+        self._deploying = asyncio.Lock()
         self._failure: Problem | None = None
 
     def ask_to_stop(self) -> None:
@@ -107,6 +129,7 @@ class _Up:
     def _end_at_once(self) -> NoReturn:
         """Leave without waiting for anybody, and leave nobody behind."""
         groups = [provider.pid for provider in self._host.providers] if self._host is not None else []
+        groups += [host.pid for host in self._further]
         groups.append(self._server.pid if self._server is not None else None)
         for group in filter(None, groups):
             with suppress(ProcessLookupError, PermissionError):
@@ -126,16 +149,18 @@ class _Up:
             url = await self._open_nats(parts)
             config = self._trusting(applications, url)
             self._progress.take_logs(config.log_level)
-            host = Host(config)
-            await self._unless_stopped(parts.enter_async_context(host))
+            host = await self._unless_stopped(self._open_host(parts, config))
             self._host = host
+            self._add_further_hosts(parts, config, host)
             self._announce(parts, host, url)
             running = asyncio.create_task(host.run_until(self._stop), name="host")
             parts.push_async_callback(_end, running)
-            if self._server is not None:
-                watching = asyncio.create_task(self._keep_nats(self._server), name="nats server")
-                parts.push_async_callback(_end, watching)
-            await self._unless_stopped(self._deploy(host, url, applications))
+            job = _Job(host, url, applications, self._history())
+            await self._unless_stopped(self._bring_up(job))
+            for further in self._further:
+                again = partial(self._in_time, partial(self._deploy, job))  # give one that came back what it had
+                keeping = asyncio.create_task(further.keep(again), name=f"host {further.name}")
+                parts.push_async_callback(_end, keeping)
             await running
             if not self._stop.is_set() and self._failure is None:
                 self._progress.step("The host was stopped by a command.")
@@ -152,7 +177,39 @@ class _Up:
         self._server = server
         self._progress.own_server = True
         self._progress.step(f"NATS server: {server.url}, open to every user of this machine")
+        watching = asyncio.create_task(keep_server(server, self._progress, self._fail), name="nats server")
+        parts.push_async_callback(_end, watching)
         return server.url
+
+    async def _open_host(self, parts: AsyncExitStack, config: HostConfig) -> Host:
+        """The first host. A server of ours that ends meanwhile comes back; one that was named has to be there."""
+
+        async def open_once() -> Host:
+            return await parts.enter_async_context(Host(config))
+
+        return await (self._in_time(open_once) if self._server is not None else open_once())
+
+    def _add_further_hosts(self, parts: AsyncExitStack, config: HostConfig, first: Host) -> None:
+        for number in range(2, self._plan.hosts + 1):
+            self._further.append(FurtherHost(number, config, first.identity, self._progress))
+        # They end before the first one: that has the providers, which calls in flight on the others may need.
+        parts.push_async_callback(stop_all, self._further)
+
+    async def _in_time(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of ``work``, begun again while all that is wrong is that somebody cannot be reached."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self._plan.timeout or BRING_UP_TIMEOUT)
+        told = ""
+        while True:
+            try:
+                return await work()
+            except (LatticeError, Problem) as error:
+                if not _passes(error) or loop.time() > deadline:
+                    raise
+                if str(error) != told:
+                    told = str(error)
+                    self._progress.step(f"Trying again: {told}")
+            await asyncio.sleep(RETRY_PAUSE)
 
     def _trusting(self, applications: tuple[PreparedApplication, ...], url: str) -> HostConfig:
         """The host's configuration for this run, which trusts who signed the local files that it was given."""
@@ -193,24 +250,37 @@ class _Up:
         if host.metadata.degraded:
             self._progress.step(f"Degraded: {host.metadata.degraded}")
 
-    async def _deploy(self, host: Host, url: str, applications: tuple[PreparedApplication, ...]) -> None:
-        """Bring the applications up and print where they answer."""
+    def _history(self) -> History:
         history = History(
             self._folder / "applied.json",
-            place=f"{self._plan.nats_url or 'embedded'} {self._config.lattice}",
+            place=f"{self._plan.nats_url or EMBEDDED} {self._config.lattice}",
         )
         if self._plan.fresh and self._plan.nats_url is None:
             history.note(())
-        context = self._client_context(url)
-        async with Session.open(context, self._output) as session:
-            session.know(host.facts.ping())
-            for application in applications:
-                version = f" {application.application.version}" if application.application.version else ""
-                self._progress.step(f"Application {application.application.name}{version}")
-            deployment = Deployment(session, host.host_id, applications, history=history, progress=self._progress)
-            links = await deployment.run()
-        found = addresses(links)
-        await self._show_addresses(found, host, url, applications)
+        return history
+
+    async def _bring_up(self, job: _Job) -> None:
+        """Bring the applications up and print where they answer."""
+        for application in job.applications:
+            version = f" {application.application.version}" if application.application.version else ""
+            self._progress.step(f"Application {application.application.name}{version}")
+        links = await self._in_time(partial(self._deploy, job))
+        await self._show_addresses(addresses(links), job)
+
+    async def _deploy(self, job: _Job) -> list[LinkDefinition]:
+        """Have the applications run on all hosts that are there; their links, which are ready then."""
+        host = job.host
+        async with self._deploying, Session.open(self._client_context(job.url), self._output) as session:
+            further = [one for one in self._further if not one.left]
+            await asyncio.gather(*(one.ensure_ready(session.client) for one in further))
+            for one in further:
+                if one.host_id not in self._progress.names:
+                    self._progress.names[one.host_id] = one.name
+                    self._progress.step(f"Host {one.name} ({one.host_id[:12]}…)")
+            session.know(host.facts.ping(), *(one.ping() for one in further))
+            names = {host.host_id: host.identity.friendly_name} | {one.host_id: one.name for one in further}
+            deployment = Deployment(session, names, job.applications, history=job.history, progress=self._progress)
+            return await deployment.run()
 
     def _client_context(self, url: str) -> Context:
         theirs = self._plan.nats_url is not None
@@ -223,9 +293,7 @@ class _Up:
             patience=self._plan.timeout,
         )
 
-    async def _show_addresses(
-        self, found: list[Address], host: Host, url: str, applications: tuple[PreparedApplication, ...]
-    ) -> None:
+    async def _show_addresses(self, found: list[Address], job: _Job) -> None:
         answered = await asyncio.gather(*(address.wait_answers(ANSWER_TIMEOUT) for address in found))
         for address, answers in zip(found, answered, strict=True):
             if not answers:
@@ -239,40 +307,17 @@ class _Up:
                 {
                     "ready": True,
                     "urls": [address.url for address in found],
-                    "nats_url": url,
+                    "nats_url": job.url,
                     "lattice": self._config.lattice,
-                    "host_id": host.host_id,
-                    "applications": [application.application.name for application in applications],
+                    "host_id": job.host.host_id,
+                    "hosts": [job.host.host_id, *(further.host_id for further in self._further)],
+                    "applications": [application.application.name for application in job.applications],
                 }
             )
             return
         for address in found:
             self._output.text(address.url)
         self._progress.step(f"Ready after {self._progress.elapsed:.1f} s. Ctrl-C stops everything.")
-
-    async def _keep_nats(self, server: NatsServer) -> None:
-        """Start the NATS server again whenever it ends by itself; hosts and providers reconnect."""
-        loop = asyncio.get_running_loop()
-        pauses = iter(RESTART_PAUSES)
-        while True:
-            begun = loop.time()
-            status = await server.wait()
-            if loop.time() - begun > STABLE_AFTER:
-                pauses = iter(RESTART_PAUSES)
-            self._progress.step(f"The NATS server ended by itself (exit status {status}); starting it again.")
-            while True:
-                pause = next(pauses, None)
-                if pause is None:
-                    self._fail(f"the NATS server ended {len(RESTART_PAUSES) + 1} times in a row")
-                    return
-                await asyncio.sleep(pause)
-                try:
-                    await server.restart()
-                except Exception as error:
-                    self._progress.step(f"{error}")
-                    continue
-                self._progress.step(f"NATS server: {server.url}")
-                break
 
     def _fail(self, message: str) -> None:
         self._failure = Problem(message, exit_code=ExitCode.UNREACHABLE, hint=f"look at its log in {self._folder}")
@@ -293,6 +338,13 @@ class _Up:
             stopping.cancel()
             if not doing.done():
                 doing.cancel()
+
+
+def _passes(error: LatticeError | Problem) -> bool:
+    """Whether somebody could not be reached, which a NATS server or a host that is started again mends."""
+    if isinstance(error, Problem):
+        return error.exit_code is ExitCode.UNREACHABLE
+    return error.code in (Code.NO_RESPONDERS, Code.DISCONNECTED, Code.TIMED_OUT)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

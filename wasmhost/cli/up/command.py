@@ -13,6 +13,9 @@ from wasmhost.cli.problems import invalid
 
 @click.command(short_help="bring up a whole lattice and its applications")
 @click.argument("manifests", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--hosts", type=click.IntRange(1, 64), default=1, metavar="N", help="So many hosts, each a process (default: 1)."
+)
 @click.option("--fresh", is_flag=True, help="Forget what applications stored and start empty.")
 @click.option(
     "--nats-url", envvar="WASMHOST_NATS_URL", metavar="URL", help="Use this NATS server instead of bringing one along."
@@ -34,6 +37,7 @@ def up(
     /,
     *,
     manifests: tuple[Path, ...],
+    hosts: int,
     fresh: bool,
     nats_url: str | None,
     verbose: bool,
@@ -57,6 +61,7 @@ def up(
         flags={**flags, "nats_url": nats_url},
         nats_url=nats_url,
         fresh=fresh,
+        hosts=hosts,
         verbose=verbose,
         timeout=timeout,
     )

@@ -1,9 +1,9 @@
-"""Making a host run applications: each command of the plan sent, and waited for until what it asks for is there."""
+"""Making hosts run applications: each command of the plan sent, and waited for until what it asks for is there."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -28,21 +28,30 @@ from wasmhost.cli.up.history import History
 from wasmhost.cli.up.images import PreparedApplication, images_of
 from wasmhost.cli.up.progress import Progress
 
+MOST_RESTARTS = 3
+"""Starts of a provider that may fail before it counts as one that does not work."""
+LINK_GRACE = 3.0
+"""Seconds for which a link may be reported as failed before that counts: a provider may just be coming back."""
+
 
 class Deployment:
-    """The applications of one ``up`` on its host. Other hosts of the lattice are left alone."""
+    """The applications of one ``up`` on its hosts. Other hosts of the lattice are left alone.
+
+    It may be run again, after a failure too: only what is missing is done.
+    """
 
     def __init__(
         self,
         session: Session,
-        host_id: str,
+        hosts: Mapping[str, str],
         applications: Sequence[PreparedApplication],
         *,
         history: History,
         progress: Progress,
     ) -> None:
+        """``hosts`` maps their keys to their names; the first is preferred."""
         self._session = session
-        self._host_id = host_id
+        self._hosts = hosts
         self._applications = [prepared.application for prepared in applications]
         self._images = images_of(applications)
         self._history = history
@@ -58,11 +67,11 @@ class Deployment:
             self._progress.names.setdefault(entry.get("sub", ""), entry.get("name", ""))
         ours = self._history.links()
         observed = Observed(
-            hosts=[await self._session.client.inventory(self._host_id)],
+            hosts=[await self._session.client.inventory(host_id) for host_id in self._hosts],
             links=LinkTable(await self._session.client.links()),
             our_links=ours,
         )
-        commands = plan(self._applications, self._images, observed)
+        commands = plan(self._applications, self._images, observed, evenly=True)
         keys = {link.key for link in wanted}
         self._history.note(ours | keys)  # before they are put: a crash must not make us forget one
         for _, group in groupby(commands, key=type):
@@ -78,10 +87,10 @@ class Deployment:
                 await links.delete_and_wait(session, link)
                 tell(f"link {self._shown(link)}: removed, an earlier up had put it")
             case PutLink(link=link):
-                await links.put_and_wait(session, link)
+                await links.put_and_wait(session, link, grace=LINK_GRACE)
             case StopActor():
                 await actors.stop_and_wait(session, command.host_id, command.actor_id, annotations=command.annotations)
-                tell(f"actor {self._name(command.actor_id)}: stopped")
+                tell(f"actor {self._name(command.actor_id)}: stopped{self._on(command.host_id)}")
             case StopProvider():
                 await providers.stop_and_wait(
                     session,
@@ -90,7 +99,7 @@ class Deployment:
                     link_name=command.link_name,
                     contract_id=command.contract_id,
                 )
-                tell(f"provider {self._name(command.provider_id)}: stopped")
+                tell(f"provider {self._name(command.provider_id)}: stopped{self._on(command.host_id)}")
             case ScaleActor():
                 placed = await actors.scale_and_wait(
                     session,
@@ -101,7 +110,8 @@ class Deployment:
                     annotations=command.annotations,
                 )
                 plural = "instance" if placed.instances == 1 else "instances"
-                tell(f"actor {self._name(command.actor_id)}: {placed.instances} {plural}")
+                where = self._on(command.host_id)
+                tell(f"actor {self._name(command.actor_id)}: {placed.instances} {plural}{where}")
             case StartProvider():
                 await providers.start_and_wait(
                     session,
@@ -110,12 +120,13 @@ class Deployment:
                     link_name=command.link_name,
                     configuration=command.configuration,
                     annotations=command.annotations,
+                    most_restarts=MOST_RESTARTS,
                 )
-                tell(f"provider {self._name(command.provider_id)}: ready")
+                tell(f"provider {self._name(command.provider_id)}: ready{self._on(command.host_id)}")
 
     async def _wait_ready(self, link: LinkDefinition) -> None:
         try:
-            await links.wait_ready(self._session, link)
+            await links.wait_ready(self._session, link, grace=LINK_GRACE)
         except Problem as problem:
             hint = problem.hint
             if problem.exit_code is ExitCode.CONFLICT:
@@ -126,6 +137,10 @@ class Deployment:
                 f"link {self._shown(link)}: {problem.reason or problem}", exit_code=problem.exit_code, hint=hint
             ) from problem
         self._progress.detail(f"link {self._shown(link)}: ready")
+
+    def _on(self, host_id: str) -> str:
+        """Where something is, if there is more than one place."""
+        return f" on {self._hosts.get(host_id, host_id[:12])}" if len(self._hosts) > 1 else ""
 
     def _shown(self, link: LinkDefinition) -> str:
         return f"{self._name(link.actor_id)} -> {self._name(link.provider_id)}"

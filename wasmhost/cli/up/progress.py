@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -62,7 +64,19 @@ class Progress:
             cache_logger_on_first_use=False,
         )
 
+    def relay(self, event: dict[str, Any], host: str) -> None:
+        """Show what another host of ours logged, as if it had been logged here."""
+        event.setdefault("level", "info")
+        if self._output.json:
+            print(json.dumps({**event, "host_name": host}, ensure_ascii=False), file=sys.stderr, flush=True)
+            return
+        with suppress(structlog.DropEvent):
+            print(self._shown(logs.clean(None, "", event), host), file=sys.stderr, flush=True)
+
     def _render(self, _: WrappedLogger, __: str, event: EventDict) -> str:
+        return self._shown(event, "host")
+
+    def _shown(self, event: EventDict, host: str) -> str:
         name, level = str(event.get("event", "")), str(event.get("level", "info"))
         if name == "guest.log":
             actor = str(event.get("actor", ""))
@@ -78,7 +92,7 @@ class Progress:
         if reason is not None and reason == self._last_reason:
             raise structlog.DropEvent  # the same failure, seen one layer up
         self._last_reason = reason
-        return self._line("host", level, name, _fields(event))
+        return self._line(host, level, name, _fields(event))
 
     def _line(self, who: str, level: str, text: str, fields: Mapping[str, Any]) -> str:
         parts = [f"{who:>12} |"]
