@@ -36,9 +36,12 @@ class HostPing:
     rpc_host: str = ""
     prov_rpc_host: str = ""
     lattice: str = "default"
+    guests: str = ""
+    """How its actors run, ``suspendable`` or ``threads``; an extra member that only our hosts send."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
+            **({"guests": self.guests} if self.guests else {}),
             "id": self.id,
             "issuer": self.issuer,
             "labels": dict(self.labels),
@@ -72,6 +75,7 @@ class HostPing:
             rpc_host=fields.text("rpc_host"),
             prov_rpc_host=fields.text("prov_rpc_host"),
             lattice=fields.text("lattice") or fields.text("lattice_prefix") or "default",
+            guests=fields.text("guests"),
         )
 
 

@@ -21,10 +21,12 @@ from lattice.errors import Code, LatticeError
 from lattice.inventory import ActorDescription, InstanceDescription
 from lattice.keys import Role, is_key
 from lattice.transport import Transport
+from wasmhost import limits
 from wasmhost.actor_events import ActorEvents, PublishEvent
 from wasmhost.admission import Admission
 from wasmhost.config import HostConfig
 from wasmhost.directory import ActorDirectory, RunningActor
+from wasmhost.guest.calls import Limits
 from wasmhost.guest.engine import Engine
 from wasmhost.guest.pool import ActorPool
 from wasmhost.images.actor_file import ActorImage, load_actor
@@ -211,9 +213,10 @@ class ActorRegistry:
                 return
             if image is None:
                 raise ActorError("the actor was stopped meanwhile; start it again", code=Code.NOT_RUNNING)
-            entry = await self._start(image, count)
+            entry = await self._start(image, count, self._limits(wanted))
         elif count > entry.scale.count(wanted):
             check_times(entry.actor.claims, self._clock())
+            self._require_same_limits(entry, wanted)
         change = entry.scale.set(wanted, count)
         if change is None:
             return
@@ -223,7 +226,22 @@ class ActorRegistry:
         else:
             await self._shrink(entry, [change])
 
-    async def _start(self, image: ActorImage, instances: int) -> _Entry:
+    def _limits(self, wanted: Annotations) -> Limits:
+        """The limits of an actor that is started with these annotations. Raises LimitError."""
+        return limits.changed(self._config.limits, limits.from_annotations(wanted))
+
+    def _require_same_limits(self, running: _Entry, wanted: Annotations) -> None:
+        """All instances of an actor share one pool, so limits count for all of them. Saying nothing is no wish."""
+        numbers = limits.from_annotations(wanted)
+        if numbers and limits.changed(running.actor.pool.limits, numbers) != running.actor.pool.limits:
+            raise ActorError(
+                f"{running.actor.key} runs already on this host, with other limits than "
+                f"{', '.join(f'{name} {number}' for name, number in numbers.items())}; "
+                f"stop it first: wasmhost stop actor {running.actor.key}",
+                code=Code.CONFLICT,
+            )
+
+    async def _start(self, image: ActorImage, instances: int, bounds: Limits) -> _Entry:
         """Compile, instantiate once, join the queue group: in this order, so that the lattice sees what works."""
         claims = image.claims
         capabilities = frozenset(contract for contract in claims.capabilities if contract)
@@ -232,7 +250,7 @@ class ActorRegistry:
             self._engine,
             module,
             actor=claims.subject,
-            limits=self._config.limits,
+            limits=bounds,
             host_calls=self._outbound.host_call(claims.subject, capabilities),
             instances=instances,
         )
@@ -243,7 +261,7 @@ class ActorRegistry:
             lattice=self._config.lattice,
             admission=self._admission,
             default_timeout=self._config.rpc_timeout,
-            longest_timeout=self._config.limits.deadline,
+            longest_timeout=bounds.deadline,
             trace=self._trace,
         )
         try:

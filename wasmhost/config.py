@@ -16,6 +16,7 @@ from typing import Literal
 
 from lattice.errors import Code, LatticeError
 from wasmhost.guest.calls import Limits
+from wasmhost.limits import LIMITS, changed
 from wasmhost.settings import SETTINGS, Resolved, SettingsError, resolve
 from wasmhost.state import StatePaths, locate
 
@@ -85,6 +86,9 @@ class HostConfig:
     labels: Mapping[str, str] = field(default_factory=dict)
     """All labels of the host, the detected ones included."""
     limits: Limits = field(default_factory=Limits)
+    """Limits of actors whose annotations say nothing else."""
+    guest_threads: bool = False
+    """Run guests on threads even where they could run on the event loop."""
     log_level: str = "info"
     structured_logging: bool = False
     """Log lines as JSON instead of text for people."""
@@ -131,6 +135,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
         allow_anonymous_nats=r.flag("allow_anonymous_nats"),
         labels=_labels(r, environ),
         limits=_limits(r),
+        guest_threads=r.flag("guest_threads"),
         log_level=r.text("log_level", "info"),
         structured_logging=r.flag("structured_logging"),
     )
@@ -196,10 +201,5 @@ def _looks_like_a_seed(value: str) -> bool:
 
 
 def _limits(r: Resolved) -> Limits:
-    default = Limits()
-    memory = int(r.number("actor_memory_mib", default.memory // 2**20)) * 2**20
-    return Limits(
-        memory=memory,
-        retain_memory=min(default.retain_memory, memory),
-        deadline=r.number("actor_deadline_ms", default.deadline * 1000) / 1000,
-    )
+    given = {limit.name: int(r.number(limit.setting, limit.default)) for limit in LIMITS}
+    return changed(Limits(), given)

@@ -29,7 +29,7 @@ from wasmhost.config import HostConfig, NatsEndpoint
 from wasmhost.control_server import ControlServer
 from wasmhost.directory import ActorDirectory
 from wasmhost.events import EventPublisher
-from wasmhost.guest.engine import Engine
+from wasmhost.guest.engine import Engine, VariantName
 from wasmhost.identity import Identity
 from wasmhost.inventory import HostFacts
 from wasmhost.linking import Linking
@@ -104,7 +104,8 @@ class Host:
 
         control = await self._connect(parts, config.control, "control")
         rpc = await self._connect(parts, config.rpc, "rpc")
-        engine = await asyncio.to_thread(Engine.open, config.paths.cache / "compiled")
+        variant: VariantName | None = "threads" if config.guest_threads else None
+        engine = await asyncio.to_thread(Engine.open, config.paths.cache / "compiled", variant=variant)
         parts.push_async_callback(asyncio.to_thread, engine.close)  # it waits for guests that still compute
 
         publisher = EventPublisher(control, config.lattice, identity.host_id)
@@ -149,7 +150,9 @@ class Host:
 
         linking = Linking(metadata, providers, publisher.publish, grace=config.rpc_timeout)
         parts.push_async_callback(linking.close)
-        self.facts = facts = HostFacts(config, identity, actors=actors, providers=providers, metadata=metadata)
+        self.facts = facts = HostFacts(
+            config, identity, actors=actors, providers=providers, metadata=metadata, guests=engine.variant
+        )
         server = ControlServer(
             control,
             control_subjects,
@@ -171,6 +174,7 @@ class Host:
             name=identity.friendly_name,
             lattice=config.lattice,
             nats=rpc.server,
+            guests=engine.variant,
             degraded=metadata.degraded,
         )
 

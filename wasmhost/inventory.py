@@ -28,7 +28,10 @@ class HostFacts:
         actors: ActorRegistry,
         providers: ProviderSupervisor,
         metadata: Metadata,
+        guests: str = "",
     ) -> None:
+        """``guests``: how actors run, ``suspendable`` or ``threads``."""
+        self._guests = guests
         self._config = config
         self._identity = identity
         self._actors = actors
@@ -66,6 +69,7 @@ class HostFacts:
             rpc_host=without_login(config.rpc.url),
             prov_rpc_host=without_login(config.providers.url),
             lattice=config.lattice,
+            guests=self._guests,
         )
 
     def inventory(self) -> Inventory:

@@ -19,6 +19,7 @@ import yaml
 
 from lattice.errors import MalformedMessage
 from lattice.keys import KeyPair, Role, is_key
+from wasmhost.limits import LIMITS, Limit
 
 Value = str | float | bool | tuple[str, ...] | Mapping[str, str]
 Parser = Callable[[object], Value]
@@ -89,6 +90,18 @@ def _amount(what: str, *, least: float = 0, most: float = math.inf) -> Parser:
         if not math.isfinite(number) or not least <= number <= most:
             raise _Unusable(f"{text} is out of range for a number of {what}")
         return number
+
+    return parse
+
+
+def _limit(limit: Limit) -> Parser:
+    def parse(value: object) -> float:
+        text = _text(value)
+        if not (text.isascii() and text.isdigit()):
+            raise _Unusable(f"{text!r} is not a whole number of {limit.what}")
+        if problem := limit.problem(int(text)):
+            raise _Unusable(problem)
+        return float(text)
 
     return parse
 
@@ -230,8 +243,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("no_local", _boolean, "true", ("WASMHOST_NO_LOCAL",)),
     Setting("provider_keys", _choice("derived", "cluster"), "derived", ("WASMHOST_PROVIDER_KEYS",)),
     Setting("labels", _label_pairs, "zone=eu-1"),
-    Setting("actor_memory_mib", _amount("MiB", least=1, most=4096), "64", ("WASMHOST_ACTOR_MEMORY_MIB",)),
-    Setting("actor_deadline_ms", _MS, "10000", ("WASMHOST_ACTOR_DEADLINE_MS",)),
+    Setting("guest_threads", _boolean, "true", ("WASMHOST_GUEST_THREADS",)),
+    *(
+        Setting(limit.setting, _limit(limit), str(limit.example), (f"WASMHOST_{limit.setting.upper()}",))
+        for limit in LIMITS
+    ),
     Setting(
         "log_level",
         _log_level,

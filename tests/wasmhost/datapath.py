@@ -59,9 +59,11 @@ class DataPath:
     signer: Signer
     _files: int = 0
 
-    async def launch(self, wat: str, *, count: int = 1, **claims: Any) -> str:
+    async def launch(
+        self, wat: str, *, count: int = 1, annotations: Mapping[str, str] | None = None, **claims: Any
+    ) -> str:
         """Sign, start; the public key."""
-        return await self.registry.launch(self.write(wat, **claims), count)
+        return await self.registry.launch(self.write(wat, **claims), count, annotations)
 
     def write(self, wat: str, **claims: Any) -> str:
         """Sign and store; the reference."""

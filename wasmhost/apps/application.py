@@ -60,6 +60,8 @@ class ActorComponent:
     links: tuple[LinkTrait, ...]
     mark: Mark = field(compare=False)
     """Where the image is named."""
+    limits: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """By the names of ``wasmhost/limits.py``; empty for those of the host."""
 
 
 @dataclass(frozen=True, slots=True)

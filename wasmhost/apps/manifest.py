@@ -23,6 +23,7 @@ from wasmhost.apps.application import (
     Spread,
 )
 from wasmhost.apps.section import ManifestError, Problem, Problems, Section, compose, suggestion
+from wasmhost.limits import LIMITS
 
 __all__ = [
     "ActorComponent",
@@ -45,6 +46,7 @@ _MAX_INSTANCES = 65_535
 """Counts travel as 16 bit numbers on the control subjects."""
 _NAME = re.compile(r"[-\w]+")
 _SCALERS = ("spreadscaler", "daemonscaler")
+_OURS = "wasmhost"
 _DEFAULT_SCALER = Scaler("spreadscaler", 1)
 
 
@@ -164,12 +166,12 @@ def _actor(section: Section, name: str) -> ActorComponent:
     if properties := section.section("properties"):
         image, mark = _image(properties, "../actors/echo/echo_s.wasm"), properties.mark_of("image")
         properties.finish()
-    scaler, links = _traits(section, links=True)
+    scaler, links, bounds = _traits(section, links=True)
     if scaler is None:
         section.problems.add(
             section.mark, f"actor {name} has no scaler, so it would never start", "add a trait spreadscaler"
         )
-    return ActorComponent(name, image, scaler or _DEFAULT_SCALER, links, mark)
+    return ActorComponent(name, image, scaler or _DEFAULT_SCALER, links, mark, bounds)
 
 
 def _capability(section: Section, name: str) -> CapabilityComponent:
@@ -190,7 +192,7 @@ def _capability(section: Section, name: str) -> CapabilityComponent:
                 section.problems.add(properties.mark_of(key), str(error))
         config = properties.text_or_json("config")
         properties.finish()
-    scaler, _ = _traits(section, links=False)
+    scaler, _, _ = _traits(section, links=False)
     link_name = link_name or subjects.DEFAULT_LINK_NAME
     return CapabilityComponent(name, image, contract, link_name, config, scaler or _DEFAULT_SCALER, mark)
 
@@ -202,10 +204,11 @@ def _image(properties: Section, example: str) -> str:
     return image
 
 
-def _traits(section: Section, *, links: bool) -> tuple[Scaler | None, tuple[LinkTrait, ...]]:
+def _traits(section: Section, *, links: bool) -> tuple[Scaler | None, tuple[LinkTrait, ...], dict[str, int]]:
     scaler: Scaler | None = None
     linked: list[LinkTrait] = []
-    known = (*_SCALERS, "linkdef") if links else _SCALERS
+    bounds: dict[str, int] | None = None
+    known = (*_SCALERS, "linkdef", _OURS) if links else _SCALERS
     for trait in section.sections("traits", required=False):
         kind = trait.text("type", example=known[0])
         if kind in _SCALERS:
@@ -214,15 +217,22 @@ def _traits(section: Section, *, links: bool) -> tuple[Scaler | None, tuple[Link
             scaler = _scaler(trait, kind)
         elif kind == "linkdef" and links:
             linked.append(_link(trait))
+        elif kind == _OURS and links:
+            if bounds is not None:
+                trait.problems.add(trait.mark, f"a second trait {_OURS} for one component", "merge them")
+            bounds = _limits(trait)
         else:
             trait.section("properties")
             if kind == "linkdef":
                 message, hint = "a capability cannot have a linkdef", "move it to the actor that calls it"
                 trait.problems.add(trait.mark_of("type"), message, hint)
+            elif kind == _OURS:
+                message, hint = "a capability has no limits", "they are set for actors"
+                trait.problems.add(trait.mark_of("type"), message, hint)
             elif kind:
                 trait.problems.add(trait.mark_of("type"), f"unknown trait {kind!r}", suggestion(kind, known))
         trait.finish()
-    return scaler, tuple(linked)
+    return scaler, tuple(linked), bounds or {}
 
 
 def _scaler(trait: Section, kind: str) -> Scaler:
@@ -246,6 +256,27 @@ def _scaler(trait: Section, kind: str) -> Scaler:
         entry.finish()
     properties.finish()
     return Scaler(kind, instances, tuple(spread))
+
+
+def _limits(trait: Section) -> dict[str, int]:
+    """The limits in our own trait. Its members must not be called as those of other traits: a classic manager, which
+    tells traits apart by their members, would take it for one of them."""
+    found: dict[str, int] = {}
+    properties = trait.section("properties")
+    section = properties.section("limits", required=False) if properties is not None else None
+    if properties is not None:
+        properties.finish()
+    if section is None:
+        return found
+    for limit in LIMITS:
+        number = section.count(limit.name, default=-1, maximum=limit.most)
+        if number < 0:
+            continue
+        found[limit.name] = number
+        if problem := limit.problem(number):
+            section.problems.add(section.mark_of(limit.name), f"{section.name}.{limit.name}: {problem}")
+    section.finish()
+    return found
 
 
 def _link(trait: Section) -> LinkTrait:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from lattice.errors import Code, LatticeError
 from lattice.inventory import Inventory
 from lattice.links import LinkDefinition, LinkKey, LinkTable
+from wasmhost import limits
 from wasmhost.apps.application import ActorComponent, Application, CapabilityComponent, Mark, Scaler
 from wasmhost.apps.placement import Share, place_actor, place_provider, unplaceable
 
@@ -202,6 +203,7 @@ class _Wanted:
         self._check_fit(actor)
         for share in place_actor(actor.scaler, self._hosts, evenly=self._evenly):
             annotations = _annotations(application, "actor", actor.name, actor.scaler, share)
+            annotations.update(limits.to_annotations(actor.limits))
             command = ScaleActor(share.host_id, image.reference, image.public_key, share.count, annotations)
             self.actors[share.host_id, image.public_key, _frozen(annotations)] = command
 

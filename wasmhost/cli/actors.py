@@ -12,6 +12,7 @@ import click
 from lattice.control import ActorDescription, Inventory
 from lattice.errors import LatticeError
 from lattice.events import Event
+from wasmhost import limits
 from wasmhost.cli import exit_codes, identify
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.exit_codes import ExitCode
@@ -19,6 +20,8 @@ from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import Column, Output, Row, shorten
 from wasmhost.cli.problems import Problem, hint_for, invalid, not_found, timed_out
 from wasmhost.cli.session import Session, refused
+from wasmhost.guest.calls import Limits
+from wasmhost.limits import LimitError
 
 START_TIMEOUT = 60.0
 """Seconds: compiling a large module takes its time."""
@@ -197,22 +200,37 @@ def failure(data: Any) -> Problem:
 @click.argument("image")
 @click.option("--host", "host_text", metavar="HOST", help="Host to start it on (default: the least busy one).")
 @click.option("--count", type=click.IntRange(1, 65535), default=1, show_default=True, help="Instances to start.")
+@click.option("--limit", "limit_texts", multiple=True, metavar="NAME=N", help="For example memory_mib=128. Repeatable.")
 @lattice_options
 @pass_app
-def start_actor(app: App, image: str, host_text: str | None, count: int) -> None:
+def start_actor(app: App, image: str, host_text: str | None, count: int, limit_texts: tuple[str, ...]) -> None:
     """Start the signed actor IMAGE: a path on the host, or file:///…
 
     Waits until it runs, or says why it does not.
     """
     reference = image_reference(image)
+    annotations = _limit_annotations(limit_texts)
 
     async def work(session: Session) -> Placed:
-        return await start_and_wait(session, await choose_host(session, host_text), reference, count=count)
+        host_id = await choose_host(session, host_text)
+        return await start_and_wait(session, host_id, reference, count=count, annotations=annotations)
 
     app.run(work).show(app.output, "started")
 
 
-async def start_and_wait(session: Session, host_id: str, reference: str, *, count: int) -> Placed:
+def _limit_annotations(texts: Sequence[str]) -> dict[str, str]:
+    """The annotations that ask for limits typed as NAME=N. Raises Problem."""
+    try:
+        numbers = limits.parsed({name: text for name, _, text in (item.partition("=") for item in texts)})
+        limits.changed(Limits(), numbers)
+    except LimitError as error:
+        raise invalid(str(error), "write for example --limit memory_mib=128") from error
+    return limits.to_annotations(numbers)
+
+
+async def start_and_wait(
+    session: Session, host_id: str, reference: str, *, count: int, annotations: Mapping[str, str] | None = None
+) -> Placed:
     """Start instances of an actor on a host and wait until they run. Raises Problem with the reason if not."""
     patience = session.patience(START_TIMEOUT)
 
@@ -236,7 +254,7 @@ async def start_and_wait(session: Session, host_id: str, reference: str, *, coun
     async with session.watch() as watch:
         _, before = await running()
         try:
-            await session.client.launch_actor(host_id, reference, count)
+            await session.client.launch_actor(host_id, reference, count, annotations)
         except LatticeError as error:
             raise refused(error) from error
         try:

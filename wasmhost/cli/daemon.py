@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--drain-timeout-ms", metavar="MS", help="Time for calls in flight at the end (default: 10000).")
 @click.option("--provider-keys", type=click.Choice(["derived", "cluster"]), help="Keys that providers sign with.")
 @click.option("--no-local", is_flag=True, help="Calls between actors of this host take the way over NATS.")
+@click.option("--guest-threads", is_flag=True, help="Run actors on threads, not on the event loop: a fallback.")
 @click.option("--allow-anonymous-nats", is_flag=True, help="Accept a remote NATS server that asks for no credentials.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to log.")
 @click.option("--structured-logging", is_flag=True, help="Log lines as JSON.")

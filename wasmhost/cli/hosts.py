@@ -27,6 +27,7 @@ def host_document(host: HostPing) -> dict[str, Any]:
         "uptime_seconds": host.uptime_seconds,
         "lattice": host.lattice,
         "labels": dict(host.labels),
+        "guests": host.guests or None,
     }
 
 
@@ -57,8 +58,17 @@ def get_hosts(app: App) -> None:
         app.output.say(f"Next: {hint_for('no_responders')}")
         return
     app.output.table(
-        [Column("HOST", 13, early=True), Column("NAME", 10), Column("UPTIME"), Column("VERSION", 6)],
-        [Row([host.id, host.friendly_name, duration(host.uptime_seconds), host.version]) for host in hosts],
+        [
+            Column("HOST", 13, early=True),
+            Column("NAME", 10),
+            Column("UPTIME"),
+            Column("VERSION", 6),
+            Column("GUESTS", 7),
+        ],
+        [
+            Row([host.id, host.friendly_name, duration(host.uptime_seconds), host.version, host.guests])
+            for host in hosts
+        ],
     )
 
 

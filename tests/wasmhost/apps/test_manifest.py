@@ -113,6 +113,44 @@ def test_everything_of_a_manifest_is_read(write: Write, tmp_path: Path) -> None:
     assert httpserver.scaler == Scaler("daemonscaler", 1)
 
 
+OURS = """        - type: wasmhost
+          properties:
+            limits:
+              memory_mib: 128
+              deadline_ms: 30000
+        - type: linkdef
+"""
+
+
+def test_limits_of_an_actor_stand_in_a_trait_of_ours(write: Write) -> None:
+    assert load(write()).actors[0].limits == {}
+    application = load(write(replace="        - type: linkdef\n", by=OURS))
+    assert application.actors[0].limits == {"memory_mib": 128, "deadline_ms": 30000}
+
+
+@pytest.mark.parametrize(
+    ("replace", "by", "says"),
+    [
+        ("memory_mib: 128", "memory_mb: 128", "did you mean 'memory_mib'?"),
+        ("memory_mib: 128", "memory_mib: 5000", "not a whole number from 0 to 4096"),
+        ("memory_mib: 128", "memory_mib: 0", "limits.memory_mib: 0 is no number of MiB from 1 to 4096"),
+        ("memory_mib: 128", "memory_mib: lots", "not a whole number"),
+        ("limits:", "limit:", "did you mean 'limits'?"),
+        ("        - type: linkdef\n", "        - type: wasmhost\n          properties: {}\n        - type: linkdef\n",
+         "a second trait wasmhost"),
+    ],
+)  # fmt: skip
+def test_wrong_limits_are_named(replace: str, by: str, says: str, write: Write) -> None:
+    assert replace in OURS
+    problem = only_problem(write(replace="        - type: linkdef\n", by=OURS.replace(replace, by)))
+    assert says in str(problem)
+
+
+def test_a_capability_has_no_limits(write: Write) -> None:
+    problem = only_problem(write(replace="        - type: daemonscaler", by="        - type: wasmhost"))
+    assert "a capability has no limits" in str(problem)
+
+
 @pytest.mark.parametrize("name", ["echo", "kvcounter"])
 def test_the_manifests_of_this_repository_are_good(name: str) -> None:
     application = load(MANIFESTS / f"{name}.yaml")

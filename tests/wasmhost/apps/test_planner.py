@@ -49,6 +49,30 @@ def actor(name: str, *targets: str, scaler: Scaler = ONE, values: Mapping[str, s
     )
 
 
+def test_limits_travel_as_annotations_of_the_commands() -> None:
+    limited = replace(actor("a"), limits={"memory_mib": 128})
+    app = application("app", limited)
+    (command,) = plan([app], images(app), Observed([HOST], LinkTable()))
+    assert isinstance(command, ScaleActor)
+    assert command.annotations["wasmhost/limits.memory_mib"] == "128"
+    # changed limits: the old instances go first, since instances of one actor share theirs
+    running = Inventory(
+        host_id="N1",
+        actors=(
+            ActorDescription(
+                id=command.actor_id,
+                image_ref=command.reference,
+                instances=[InstanceDescription(instance_id="1", annotations=command.annotations)],
+            ),
+        ),
+    )
+    assert plan([app], images(app), Observed([running], LinkTable())) == []
+    other = application("app", replace(limited, limits={"memory_mib": 256}))
+    stop, start = plan([other], images(other), Observed([running], LinkTable()))
+    assert isinstance(stop, StopActor)
+    assert isinstance(start, ScaleActor)
+
+
 def capability(
     name: str, *, link_name: str = "default", config: str | None = None, scaler: Scaler = ONE
 ) -> CapabilityComponent:

@@ -25,6 +25,7 @@ from wasmhost.cli.problems import invalid
 @click.option("--state", metavar="DIR", help="Folder with keys and data (default: that of the user).")
 @click.option("--trust", multiple=True, metavar="ACCOUNT", help="Account whose actors may run here. Repeatable.")
 @click.option("--no-local", is_flag=True, help="Calls between actors of this host take the way over NATS.")
+@click.option("--guest-threads", is_flag=True, help="Run actors on threads, not on the event loop: a fallback.")
 @click.option("--allow-anonymous-nats", is_flag=True, help="Accept a remote NATS server that asks for no credentials.")
 @click.option("--provider-keys", type=click.Choice(["derived", "cluster"]), help="Keys that providers sign with.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to show.")
