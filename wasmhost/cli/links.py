@@ -105,7 +105,8 @@ def get_links(app: App) -> None:
 
 
 _SECRET_NAME = re.compile("password|secret|token|seed|credential", re.IGNORECASE)
-_PASSWORD_IN_URL = re.compile(r"(://[^/@:]*:)[^/]*@")
+_PASSWORD_IN_URL = re.compile(r"(://[^/@:]*:).*@")
+"""Up to the last ``@``, as a password that is written wrongly may hold others, and slashes."""
 
 
 def shown_value(value: tuple[str, str]) -> str:
