@@ -30,6 +30,12 @@ class UpRecord:
     nats_url: str
     lattice: str
     host_id: str = ""
+    hosts: int = 1
+    """So many hosts in all."""
+    own_server: bool = True
+    """It brought the NATS server along."""
+    log: str = ""
+    """Its log file, when it runs in the background."""
     started_ticks: int = 0
     """Start time of the process, in clock ticks since boot: tells it from a later process of the same number."""
 
@@ -50,6 +56,9 @@ class UpRecord:
                 nats_url=str(value["nats_url"]),
                 lattice=str(value["lattice"]),
                 host_id=str(value.get("host_id", "")),
+                hosts=int(value.get("hosts", 1)),
+                own_server=bool(value.get("own_server", True)),
+                log=str(value.get("log", "")),
                 started_ticks=int(value.get("started_ticks", 0)),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -199,6 +199,22 @@ def _locked(path: Path) -> int:
     return descriptor
 
 
+def lock_holder(folder: Path) -> int | None:
+    """The process that uses this state folder now, 0 when its number is not known; None when nobody does."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except OSError:
+        text = os.pread(descriptor, 20, 0).strip()
+        return int(text) if text.isdigit() else 0
+    finally:
+        os.close(descriptor)
+
+
 def _unusable(folder: Path, exc: OSError) -> StateError:
     reason = exc.strerror or str(exc)
     return StateError(

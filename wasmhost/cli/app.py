@@ -31,6 +31,8 @@ class App:
     cluster_seed: str | None = field(default=None, repr=False)
     timeout: float | None = None
     state: str = ""
+    name: str = ""
+    """Name of the ``up`` or host that is meant, where a user runs several."""
 
     def context(self) -> context.Context:
         """Where the lattice is. Raises ContextError."""
@@ -46,7 +48,7 @@ class App:
     @property
     def paths(self) -> StatePaths:
         """Folders with this user's keys and the record of a running ``up``; they may not exist."""
-        return locate(os.environ, state=self.state)
+        return locate(os.environ, state=self.state, name=self.name or os.environ.get("WASMHOST_NAME", ""))
 
     @property
     def keyring(self) -> Keyring:
@@ -136,6 +138,17 @@ def state_option(command: F) -> F:
         help="Folder with keys and data (default: that of the user).",
         expose_value=False,
         callback=_remember("state"),
+    )(command)
+
+
+def name_option(command: F) -> F:
+    """Add ``--name``."""
+    return click.option(
+        "--name",
+        metavar="NAME",
+        help="The one that was started with this --name.",
+        expose_value=False,
+        callback=_remember("name"),
     )(command)
 
 

@@ -61,6 +61,7 @@ cli = Group(
     "Start here: `wasmhost up MANIFEST` brings up a whole lattice on this machine.",
     {
         "up": f"{_CLI}.up.command:up",
+        "down": f"{_CLI}.down:down",
         "host": f"{_CLI}.daemon:host",
         "get": Group(
             "get",

@@ -44,6 +44,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600}h"
 
 
+def size(count: int) -> str:
+    """Bytes for people: ``812 bytes``, ``1.2 MB``."""
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+        if count >= 1000**power:
+            return f"{count / 1000**power:.1f} {unit}"
+    return f"{count} byte{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of a table. It gives up width down to ``least`` characters when the table is too wide."""

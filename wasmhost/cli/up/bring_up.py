@@ -24,9 +24,10 @@ from wasmhost.cli.problems import Problem
 from wasmhost.cli.session import Session
 from wasmhost.cli.signals import ending_signals
 from wasmhost.cli.up.addresses import Address, addresses
+from wasmhost.cli.up.background import Report, up_folder
 from wasmhost.cli.up.deploy import Deployment
 from wasmhost.cli.up.further_hosts import FurtherHost, stop_all
-from wasmhost.cli.up.history import History
+from wasmhost.cli.up.history import EMBEDDED, History
 from wasmhost.cli.up.images import PreparedApplication, prepare
 from wasmhost.cli.up.progress import Progress
 from wasmhost.cli.up.server import keep as keep_server
@@ -43,8 +44,6 @@ ANSWER_TIMEOUT = 20.0
 BRING_UP_TIMEOUT = 60.0
 """Seconds for which the bring-up begins anew when the NATS server or a host is away for a moment."""
 RETRY_PAUSE = 0.3
-EMBEDDED = "embedded"
-"""What stands for the server of ours in the history, as its port may be another one each time."""
 IMPATIENCE = 1.0
 """Seconds after which another signal means "now": tools such as `timeout` send one to us and one to our group."""
 
@@ -67,20 +66,29 @@ class Plan:
     """So many in all."""
     verbose: bool
     timeout: float | None
+    report_to: int | None = None
+    """Descriptor of the pipe on which somebody waits for this process in the background."""
 
 
 async def bring_up(plan: Plan, output: Output) -> ExitCode:
     """Run until a signal or a control command ends it. Raises Problem and LatticeError for what does not work."""
-    applications = manifest.load_all(plan.manifests)
     config = host_config.load({**plan.flags, "allow_file_load": True}, os.environ)
+    report = Report.to(plan.report_to, config.paths)
     progress = Progress(output, verbose=plan.verbose or plan.flags.get("log_level") in ("debug", "info"))
-    with _locked(config.paths) as folder:
-        up = _Up(plan, config, folder, output, progress)
-        prepared = await asyncio.to_thread(
-            prepare, applications, keyring=Keyring(config.paths), folder=folder / "actors"
-        )
-        with ending_signals(up.ask_to_stop):
-            await up.run(prepared)
+    try:
+        applications = manifest.load_all(plan.manifests)
+        with _locked(config.paths) as folder:
+            up = _Up(plan, config, folder, output, progress=progress, report=report)
+            prepared = await asyncio.to_thread(
+                prepare, applications, keyring=Keyring(config.paths), folder=folder / "actors"
+            )
+            with ending_signals(up.ask_to_stop):
+                await up.run(prepared)
+    except Exception as error:
+        report.failed(error)
+        raise
+    finally:
+        report.close()
     progress.step("Stopped.")
     return ExitCode.DONE
 
@@ -100,7 +108,10 @@ class _Job:
 class _Up:
     """The parts of a running ``up``."""
 
-    def __init__(self, plan: Plan, config: HostConfig, folder: Path, output: Output, progress: Progress) -> None:
+    def __init__(
+        self, plan: Plan, config: HostConfig, folder: Path, output: Output, *, progress: Progress, report: Report
+    ) -> None:
+        self._report = report
         self._plan = plan
         self._config = config
         self._folder = folder
@@ -122,8 +133,9 @@ class _Up:
             self._end_at_once()
         self._stop.set()
         self._asked_at = self._progress.elapsed
+        again = "a second signal" if self._report.in_background else "Ctrl-C again"
         self._progress.step(
-            f"Stopping: calls in flight get up to {self._config.drain_timeout:g} s; Ctrl-C again ends them now."
+            f"Stopping: calls in flight get up to {self._config.drain_timeout:g} s; {again} ends them now."
         )
 
     def _end_at_once(self) -> NoReturn:
@@ -240,6 +252,9 @@ class _Up:
             nats_url=url,
             lattice=self._config.lattice,
             host_id=host.host_id,
+            hosts=self._plan.hosts,
+            own_server=self._server is not None,
+            log=self._report.log,
             started_ticks=contexts.process_ticks(os.getpid()),
         ).write(folder)
         parts.callback(UpRecord.remove, folder)
@@ -302,22 +317,23 @@ class _Up:
                     exit_code=ExitCode.TIMED_OUT,
                     hint="look at the provider's lines above",
                 )
+        document = {
+            "ready": True,
+            "urls": [address.url for address in found],
+            "nats_url": job.url,
+            "lattice": self._config.lattice,
+            "host_id": job.host.host_id,
+            "hosts": [job.host.host_id, *(further.host_id for further in self._further)],
+            "applications": [application.application.name for application in job.applications],
+        }
+        self._report.ready(document)
         if self._output.json:
-            self._output.line(
-                {
-                    "ready": True,
-                    "urls": [address.url for address in found],
-                    "nats_url": job.url,
-                    "lattice": self._config.lattice,
-                    "host_id": job.host.host_id,
-                    "hosts": [job.host.host_id, *(further.host_id for further in self._further)],
-                    "applications": [application.application.name for application in job.applications],
-                }
-            )
+            self._output.line(document)
             return
         for address in found:
             self._output.text(address.url)
-        self._progress.step(f"Ready after {self._progress.elapsed:.1f} s. Ctrl-C stops everything.")
+        ending = "`wasmhost down`" if self._report.in_background else "Ctrl-C"
+        self._progress.step(f"Ready after {self._progress.elapsed:.1f} s. {ending} stops everything.")
 
     def _fail(self, message: str) -> None:
         self._failure = Problem(message, exit_code=ExitCode.UNREACHABLE, hint=f"look at its log in {self._folder}")
@@ -364,7 +380,7 @@ def _shown(path: Path) -> str:
 @contextmanager
 def _locked(paths: StatePaths) -> Iterator[Path]:
     """The folder of `up` inside the host's state, locked before anything starts: two servers must not share data."""
-    folder = paths.host / "up"
+    folder = up_folder(paths)
     try:
         state = StateFolder.open(replace(paths, host=folder))
     except StateError as error:
@@ -375,7 +391,7 @@ def _locked(paths: StatePaths) -> Iterator[Path]:
         raise Problem(
             f"another `wasmhost up` already runs with state folder {paths.host}{where}",
             exit_code=ExitCode.CONFLICT,
-            hint="stop it first, or give this one a folder of its own with --name NAME",
+            hint="stop it with `wasmhost down`, or give this one a folder of its own with --name NAME",
         ) from error
     with state:
         yield folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import click
@@ -16,6 +17,8 @@ from wasmhost.cli.problems import invalid
 @click.option(
     "--hosts", type=click.IntRange(1, 64), default=1, metavar="N", help="So many hosts, each a process (default: 1)."
 )
+@click.option("--detach", is_flag=True, help="Return once all of it is ready; `wasmhost down` stops it.")
+@click.option("--report-to", type=int, hidden=True)
 @click.option("--fresh", is_flag=True, help="Forget what applications stored and start empty.")
 @click.option(
     "--nats-url", envvar="WASMHOST_NATS_URL", metavar="URL", help="Use this NATS server instead of bringing one along."
@@ -39,6 +42,8 @@ def up(
     *,
     manifests: tuple[Path, ...],
     hosts: int,
+    detach: bool,
+    report_to: int | None,
     fresh: bool,
     nats_url: str | None,
     verbose: bool,
@@ -53,10 +58,16 @@ def up(
     Runs until Ctrl-C, which stops everything it started. What applications stored is there again next time. Unsigned
     actors in local files are signed with your development key.
     """
-    from wasmhost.cli.up.bring_up import Plan, bring_up
-
     if fresh and nats_url is not None:
         raise invalid("--fresh empties the server that `up` brings along, not the one at --nats-url", "leave one out")
+    if detach:
+        from wasmhost import config
+        from wasmhost.cli.up.background import arguments_of, launch
+
+        paths = config.load({**flags, "nats_url": nats_url}, os.environ).paths
+        return launch(arguments_of(click.get_current_context(), without="detach"), paths, app.output)
+    from wasmhost.cli.up.bring_up import Plan, bring_up
+
     plan = Plan(
         manifests=manifests,
         flags={**flags, "nats_url": nats_url},
@@ -65,5 +76,6 @@ def up(
         hosts=hosts,
         verbose=verbose,
         timeout=timeout,
+        report_to=report_to,
     )
     return asyncio.run(bring_up(plan, app.output))

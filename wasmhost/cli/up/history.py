@@ -9,6 +9,9 @@ from pathlib import Path
 
 from lattice.links import LinkKey
 
+EMBEDDED = "embedded"
+"""What stands for a NATS server of ours in the place, as its port may be another one each time."""
+
 
 class History:
     """The links that were put, by lattice, in a file of the state folder. A damaged file counts as empty."""
@@ -33,6 +36,16 @@ class History:
         """Replace what is known. Raises OSError."""
         known = self._read()
         known[self._place] = sorted([list(key) for key in links])
+        self._write(known)
+
+    @classmethod
+    def forget_embedded(cls, path: Path) -> None:
+        """Forget all lattices on servers of ours: their data were removed. Raises OSError."""
+        history = cls(path, place="")
+        left = {place: links for place, links in history._read().items() if not place.startswith(EMBEDDED)}
+        history._write(left)
+
+    def _write(self, known: dict[str, object]) -> None:
         draft = self._path.with_suffix(f".{os.getpid()}")
         draft.write_text(json.dumps(known))
         draft.replace(self._path)
