@@ -54,10 +54,8 @@ def test_a_server_that_goes_away_is_named_and_used_again_when_it_is_back(
     assert get(http_port, "/a") == (200, b'{"counter":7}'), "at the first try, nothing restarted"
 
     redis.hang()
-    began = time.monotonic()
     status, body = get(http_port, "/a")
-    assert time.monotonic() - began < 2.1, "within the time that the HTTP provider gives the actor"
-    assert status == 500
+    assert status == 500, "not 504: the actor answered within the time that the HTTP provider gives it"
     assert f"Redis at {redis.address}: no answer within" in json.loads(body)["error"]
     redis.go_on()
     up.wait_until(lambda: answers(http_port, "/b"), timeout=5, what="an answer after the hang")

@@ -25,6 +25,7 @@ def test_providers_are_found_by_reference_alias_and_key() -> None:
     assert http.reference == "bundled:httpserver"
     assert bundled.by_key(http.public_key) is http
     assert bundled.find("bundled:keyvalue-nats") is bundled.find("keyvalue")
+    assert bundled.find("bundled:redis") is bundled.find("keyvalue-redis")
     assert bundled.is_bundled("bundled:what")
     assert bundled.by_key("V") is None
 
