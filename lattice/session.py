@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 _FRAME = 64
 """Bytes counted for the control line of a queued message."""
+_BATCH = 32
+"""Messages that leave before the turn of the loop is over: with hundreds in one turn, the peer can begin meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +285,8 @@ class Connection:
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
+        elif len(self._out) >= _BATCH:
+            self._flush()
 
     def _refuse_when_full(self, subject: str) -> None:
         if self._wire is None:
@@ -299,14 +303,14 @@ class Connection:
         wire = self._wire
         if wire is None or not self._out:
             return
-        if wire.congested:
-            self._flush_due = True
-            self._unblocking = self._loop.create_task(self._flush_when_writable(wire))
-        else:
+        if not wire.congested:
             self._write(wire)
+        elif self._unblocking is None:
+            self._unblocking = self._loop.create_task(self._flush_when_writable(wire))
 
     async def _flush_when_writable(self, wire: Wire) -> None:
         await wire.writable()
+        self._unblocking = None
         self._flush()
 
     def _write(self, wire: Wire) -> None:

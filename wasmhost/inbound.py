@@ -127,6 +127,8 @@ class Inbound:
         if allowed <= 0:
             # said before the signature is looked at: that costs more than all the rest
             raise Unreachable("the caller had given up before the call began", code=Code.TIMED_OUT)
+        if (refusal := self._actor.pool.refusal(len(invocation.msg), allowed)) is not None:
+            raise refusal  # likewise, and under overload most calls end here
         self._admission.admit(invocation, self._actor)
         context = CallContext(deadline=self._loop.time() + allowed, invocation_id=invocation.id)
         return self._actor.pool.begin(invocation.operation, invocation.msg, context)

@@ -28,6 +28,11 @@ def plan(*, waiting: int, idle: int, starting: int, size: int, wanted: int) -> P
     )
 
 
+PATIENCE = 0.5
+"""Part of the caller's remaining time by which a call must be expected to end. Under overload every accepted call
+waits as long as the bound allows, so that without this reserve most of them would be answered a moment too late."""
+
+
 @dataclass(frozen=True, slots=True)
 class Queue:
     """The state that decides whether one more call may wait. Durations in seconds."""
@@ -39,11 +44,14 @@ class Queue:
     """How many calls run at a time."""
     service_time: float
     """Moving average of how long a call holds its instance; 0 until one has ended."""
+    pace: float = 0.0
+    """Moving average of the time from one call leaving the queue to the next; 0 until one is known. It is longer than
+    ``service_time / instances`` where instances share a processor, among themselves and with all other work."""
 
     @property
     def expected_wait(self) -> float:
-        """How long a call that arrives now waits for its turn."""
-        return (self.waiting + 1) * self.service_time / max(1, self.instances)
+        """How long a call that arrives now waits for its turn; of the running ones half is over."""
+        return (self.waiting + 0.5) * max(self.pace, self.service_time / max(1, self.instances))
 
 
 def refusal(queue: Queue, *, size: int, remaining: float) -> str | None:
@@ -53,9 +61,10 @@ def refusal(queue: Queue, *, size: int, remaining: float) -> str | None:
     """
     if queue.waiting_bytes + size > queue.byte_limit:
         return f"{queue.waiting} calls with {queue.waiting_bytes} bytes wait already"
-    if queue.expected_wait > remaining:
+    expected = queue.expected_wait + queue.service_time
+    if expected > remaining * PATIENCE:
         return (
-            f"{queue.waiting} calls wait already, which takes about {queue.expected_wait:.1f} s,"
-            f" and the caller gives up in {max(0.0, remaining):.1f} s"
+            f"{queue.waiting} calls wait already, another one would take about {expected:.2g} s,"
+            f" and its caller gives up in {max(0.0, remaining):.2g} s"
         )
     return None

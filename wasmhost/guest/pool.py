@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 _SMOOTHING = 0.1
 """Weight of the newest call in the average service time."""
 _SLICE = 0.001
-"""Seconds of queued calls that run before the loop gets its turn."""
+"""Seconds for which guests run in one turn of the loop; then others get theirs, and messages that arrived are seen."""
 _CLOSE_TIMEOUT = 5.0
 """Seconds that :meth:`ActorPool.close` waits for the calls it ended."""
 _CALL_OVERHEAD = 1024
@@ -63,6 +63,12 @@ class ActorPool:
         self._driven: set[Call] = set()
         self._quiet: list[asyncio.Future[None]] = []
         self._service_time = 0.0
+        self._pace = 0.0
+        self._left_queue: float | None = None
+        """When the last call left the queue, while others went on waiting."""
+        self._spent = 0.0
+        """Seconds for which guests ran in this turn of the loop."""
+        self._turn_ends = False
         self._serving = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
@@ -99,11 +105,22 @@ class ActorPool:
 
     # --- calls --------------------------------------------------------------------------------------------------
 
+    def refusal(self, size: int, remaining: float) -> Overloaded | None:
+        """What :meth:`begin` would refuse a request of ``size`` bytes with, whose caller waits ``remaining`` seconds.
+
+        Costs little, so that it can be asked before anything else is done for a call.
+        """
+        if not self._waiting and (self._idle or self._size < self._wanted):
+            return None
+        remaining = min(remaining, self._limits.deadline)
+        return self._overload(size + _CALL_OVERHEAD, remaining)
+
     def begin(self, operation: str, payload: bytes, context: CallContext) -> GuestCall:
         """Start a call; never blocks and never raises: what goes wrong is raised by ``result()`` or ``wait()``.
 
-        With a free instance the guest runs at once, until it ends or waits. Without one the call waits its turn, or is
-        done with Overloaded when its turn would come too late.
+        With a free instance the guest runs at once, until it ends or waits. Without one, or when guests have run
+        enough in this turn of the loop, the call waits its turn, or is done with Overloaded when that would come too
+        late: messages behind this one have to be seen before they can be refused.
         """
         now = self._loop.time()
         deadline = min(context.deadline, now + self._limits.deadline)
@@ -117,8 +134,8 @@ class ActorPool:
             )
         elif self._closed or self._wanted == 0:
             call.fail(self._gone())
-        elif self._idle and not self._waiting:
-            call.start(self._idle.pop(), now)
+        elif self._idle and not self._waiting and self._spent < _SLICE:
+            self._start_call(call, now)
         else:
             self._enqueue(call, remaining=deadline - now)
         return call
@@ -130,25 +147,30 @@ class ActorPool:
 
     def _enqueue(self, call: Call, *, remaining: float) -> None:
         size = len(call.payload) + _CALL_OVERHEAD
+        refusal = self._overload(size, remaining)
+        if refusal is not None:
+            call.fail(refusal)
+            return
+        self._waiting[call] = None
+        self._waiting_bytes += size
+        self._serve()
+
+    def _overload(self, size: int, remaining: float) -> Overloaded | None:
         queue = planning.Queue(
             waiting=len(self._waiting),
             waiting_bytes=self._waiting_bytes,
             byte_limit=self._limits.queue_bytes,
             instances=self._wanted,
             service_time=self._service_time,
+            pace=self._pace,
         )
         reason = planning.refusal(queue, size=size, remaining=remaining)
-        if reason is not None:
-            call.fail(
-                Overloaded(
-                    f"the actor {self._actor} is overloaded: {reason}; retry later or raise its scale",
-                    retry_after=max(0.05, queue.expected_wait),
-                )
-            )
-            return
-        self._waiting[call] = None
-        self._waiting_bytes += size
-        self._serve()
+        if reason is None:
+            return None
+        return Overloaded(
+            f"the actor {self._actor} is overloaded: {reason}; retry later or raise its scale",
+            retry_after=max(0.05, queue.expected_wait),
+        )
 
     def forget(self, call: Call) -> None:
         """Take a call that nobody waits for any more out of the queue."""
@@ -166,7 +188,7 @@ class ActorPool:
 
     def release(self, instance: Instance, *, held: float) -> None:
         """Take an instance back after a call that held it for so many seconds."""
-        self._service_time += (held - self._service_time) * _SMOOTHING
+        self._service_time += (held - self._service_time) * (_SMOOTHING if self._service_time else 1.0)
         if instance.poisoned or self._closed or instance.oversized:
             self.discard(instance)
         else:
@@ -196,7 +218,6 @@ class ActorPool:
             return
         self._serving = True
         try:
-            end = self._loop.time() + _SLICE
             while True:
                 plan = planning.plan(
                     waiting=len(self._waiting),
@@ -209,13 +230,9 @@ class ActorPool:
                     self.discard(self._idle.pop(0))
                 for _ in range(plan.grow):
                     self._start_another()
-                if not plan.assign:
-                    break
-                now = self._loop.time()
-                if now > end:
-                    self._loop.call_soon(self._serve)
-                    break
-                self._assign(now)
+                if not plan.assign or self._spent >= _SLICE:
+                    break  # the next turn goes on
+                self._assign(self._loop.time())
         finally:
             self._serving = False
         self._notice_quiet()
@@ -225,8 +242,25 @@ class ActorPool:
         self._waiting_bytes -= len(call.payload) + _CALL_OVERHEAD
         if call.deadline <= now:
             call.expire()  # its caller gave up: no work for nobody
-        else:
-            call.start(self._idle.pop(), now)
+            return
+        if self._left_queue is not None:
+            self._pace += (now - self._left_queue - self._pace) * (_SMOOTHING if self._pace else 1.0)
+        self._left_queue = now if self._waiting else None
+        self._start_call(call, now)
+
+    def _start_call(self, call: Call, now: float) -> None:
+        """Run a call on a free instance until it ends or waits."""
+        if not self._turn_ends:
+            self._turn_ends = True
+            self._loop.call_soon(self._next_turn)
+        call.start(self._idle.pop(), now)
+        self._spent += self._loop.time() - now
+
+    def _next_turn(self) -> None:
+        self._turn_ends = False
+        self._spent = 0.0
+        if self._waiting:
+            self._serve()
 
     def _start_another(self) -> None:
         task = self._loop.create_task(self._start_for_waiting(), name=f"start an instance of {self._actor}")
