@@ -21,6 +21,7 @@ from lattice.control import (
     StopActor,
     StopHost,
     StopProvider,
+    UpdateActor,
     encoding_of,
 )
 from lattice.errors import Code, LatticeError, MalformedMessage, RemoteError
@@ -122,6 +123,16 @@ class ControlClient:
             actor_ref=reference, actor_id=actor_id, host_id=host, count=count, annotations=annotations or {}
         )
         await self._tell(host, "scale", command)
+
+    async def update_actor(
+        self, host: str, actor: str, reference: str, annotations: Mapping[str, str] | None = None
+    ) -> None:
+        """Replace a running actor by the newer revision at ``reference``.
+
+        Returns when claims and revision were checked; ``actor_updated`` or ``actor_update_failed`` tells the rest.
+        """
+        command = UpdateActor(actor_id=actor, new_actor_ref=reference, host_id=host, annotations=annotations or {})
+        await self._tell(host, "upd", command)
 
     async def start_provider(
         self,

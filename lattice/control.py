@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from lattice.document import Document
 from lattice.encoding import Encoding, decode_body, encode_reply, encoding_of
@@ -36,6 +36,7 @@ __all__ = [
     "StopActor",
     "StopHost",
     "StopProvider",
+    "UpdateActor",
     "decode_body",
     "encode_reply",
     "encoding_of",
@@ -43,6 +44,8 @@ __all__ = [
 
 MAX_INSTANCES: Final = 65_535
 """Most instances one command may ask for: the wire type of the older clients."""
+NO_LIMIT: Final = frozenset({2**16 - 1, 2**32 - 1})
+"""Counts that mean "as many as needed" in ``scale``: the largest of each wire type is the later clients' default."""
 
 
 def _count(fields: Document, default: int) -> int:
@@ -80,6 +83,8 @@ class Ack:
 class LaunchActor:
     """``la``: start ``count`` more instances of the image ``actor_ref``."""
 
+    REFUSAL: ClassVar[str] = "Invalid launch actor JSON request"
+
     actor_ref: str
     host_id: str = ""
     count: int = 1
@@ -95,7 +100,7 @@ class LaunchActor:
 
     @classmethod
     def from_dict(cls, value: object) -> LaunchActor:
-        fields = Document("Invalid launch actor JSON request", value)
+        fields = Document(cls.REFUSAL, value)
         return cls(
             actor_ref=fields.required_text("actor_ref"),
             host_id=fields.text("host_id"),
@@ -108,6 +113,8 @@ class LaunchActor:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopActor:
     """``sa``: stop ``count`` instances (0: all) of the actor whose public key is ``actor_ref``."""
+
+    REFUSAL: ClassVar[str] = "Invalid request to stop actor"
 
     actor_ref: str
     host_id: str = ""
@@ -124,7 +131,7 @@ class StopActor:
 
     @classmethod
     def from_dict(cls, value: object) -> StopActor:
-        fields = Document("Invalid request to stop actor", value)
+        fields = Document(cls.REFUSAL, value)
         return cls(
             actor_ref=fields.required_text("actor_ref"),
             host_id=fields.text("host_id"),
@@ -137,7 +144,10 @@ class StopActor:
 class ScaleActor:
     """``scale``: have exactly ``count`` instances with these annotations; 0 stops them, None means no limit."""
 
+    REFUSAL: ClassVar[str] = "Invalid scale actor JSON request"
+
     actor_ref: str
+    """May be empty for an actor that runs, if ``actor_id`` names it."""
     actor_id: str = ""
     """Public key; later clients leave it out."""
     host_id: str = ""
@@ -157,12 +167,50 @@ class ScaleActor:
 
     @classmethod
     def from_dict(cls, value: object) -> ScaleActor:
-        fields = Document("Invalid scale actor JSON request", value)
+        fields = Document(cls.REFUSAL, value)
+        actor_id = fields.text("actor_id")
+        if "count" not in fields:
+            # absent is a mistake, null is how clients of 0.29 to 0.32 say "no limit"
+            raise MalformedMessage(f"{fields.what}: count is missing")
+        count = fields.optional_count("count")
         return cls(
-            actor_ref=fields.required_text("actor_ref"),
-            actor_id=fields.text("actor_id"),
+            actor_ref=fields.text("actor_ref") if actor_id else fields.required_text("actor_ref"),
+            actor_id=actor_id,
             host_id=fields.text("host_id"),
-            count=None if fields.raw("count") is None else _count(fields, 0),
+            count=None if count is None or count in NO_LIMIT else _count(fields, 0),
+            annotations=fields.mapping("annotations"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateActor:
+    """``upd``: replace a running actor by the newer revision at ``new_actor_ref``, without losing a call."""
+
+    REFUSAL: ClassVar[str] = "Invalid JSON request to update actor"
+
+    new_actor_ref: str
+    actor_id: str = ""
+    """Public key; the image tells it, too."""
+    host_id: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """When not empty, instances with exactly these must run; the whole actor is updated all the same."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "actor_id": self.actor_id,
+            "new_actor_ref": self.new_actor_ref,
+            "host_id": self.host_id,
+            "annotations": dict(self.annotations),
+        }
+
+    @classmethod
+    def from_dict(cls, value: object) -> UpdateActor:
+        fields = Document(cls.REFUSAL, value)
+        return cls(
+            new_actor_ref=fields.required_text("new_actor_ref"),
+            # a Go client of the era calls it actor_ref
+            actor_id=fields.text("actor_id") or fields.text("actor_ref"),
+            host_id=fields.text("host_id"),
             annotations=fields.mapping("annotations"),
         )
 
@@ -170,6 +218,8 @@ class ScaleActor:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartProvider:
     """``lp``: start the provider image ``provider_ref`` under a link name."""
+
+    REFUSAL: ClassVar[str] = "Improperly formed start provider command JSON"
 
     provider_ref: str
     host_id: str = ""
@@ -191,7 +241,7 @@ class StartProvider:
 
     @classmethod
     def from_dict(cls, value: object) -> StartProvider:
-        fields = Document("Improperly formed start provider command JSON", value)
+        fields = Document(cls.REFUSAL, value)
         return cls(
             provider_ref=fields.required_text("provider_ref"),
             host_id=fields.text("host_id"),
@@ -204,6 +254,8 @@ class StartProvider:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopProvider:
     """``sp``: stop the provider whose public key is ``provider_ref``."""
+
+    REFUSAL: ClassVar[str] = "Invalid JSON request for stop provider"
 
     provider_ref: str
     link_name: str = DEFAULT_LINK_NAME
@@ -222,7 +274,7 @@ class StopProvider:
 
     @classmethod
     def from_dict(cls, value: object) -> StopProvider:
-        fields = Document("Invalid JSON request for stop provider", value)
+        fields = Document(cls.REFUSAL, value)
         return cls(
             provider_ref=fields.required_text("provider_ref"),
             link_name=fields.text("link_name") or DEFAULT_LINK_NAME,
@@ -236,6 +288,8 @@ class StopProvider:
 class StopHost:
     """``stop``: end the host; ``timeout`` travels as milliseconds, whatever the classic documentation says."""
 
+    REFUSAL: ClassVar[str] = "Unable to parse stop host command"
+
     host_id: str = ""
     timeout: float | None = None
     """Seconds for calls in flight to finish; the host's own limit when None."""
@@ -248,6 +302,6 @@ class StopHost:
 
     @classmethod
     def from_dict(cls, value: object) -> StopHost:
-        fields = Document("Invalid stop host request", value)
+        fields = Document(cls.REFUSAL, value)
         timeout = fields.optional_count("timeout")
         return cls(host_id=fields.text("host_id"), timeout=None if timeout is None else timeout / 1000)

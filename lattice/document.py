@@ -73,6 +73,10 @@ class Document:
                 raise MalformedMessage(f"{self.what}: a member's name is {kind(name)}, not text")
         return cast(list[str], list(self._members))
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the member is there at all, be it null."""
+        return name in self._members
+
     def raw(self, name: str) -> Any:
         """The member as parsed, None when absent."""
         return self._members.get(name)

@@ -206,6 +206,74 @@ def actors_stopped(
     }
 
 
+def actor_scaled(
+    *,
+    public_key: str,
+    image_ref: str,
+    annotations: Mapping[str, str],
+    host_id: str,
+    claims: Mapping[str, Any],
+    max_instances: int,
+) -> Built:
+    """After a ``scale`` that changed something: the new number of instances with these annotations."""
+    return "actor_scaled", {
+        "public_key": public_key,
+        "claims": dict(claims),
+        "annotations": dict(annotations),
+        "host_id": host_id,
+        "image_ref": image_ref,
+        "max_instances": max_instances,
+    }
+
+
+def actor_scale_failed(
+    *,
+    public_key: str,
+    image_ref: str,
+    annotations: Mapping[str, str],
+    host_id: str,
+    max_instances: int,
+    error: str,
+    code: str | None = None,
+    problem: str | None = None,
+) -> Built:
+    """With ``actor_ref`` on top, which the command line of that generation insists on."""
+    data: dict[str, Any] = {
+        "public_key": public_key,
+        "annotations": dict(annotations),
+        "host_id": host_id,
+        "image_ref": image_ref,
+        "actor_ref": image_ref,
+        "max_instances": max_instances,
+    }
+    return "actor_scale_failed", _failure(data, error, code, problem)
+
+
+def actor_updated(*, public_key: str, revision: int, instance_id: str) -> Built:
+    """One instance runs the new revision."""
+    return "actor_updated", {"public_key": public_key, "revision": revision, "instance_id": instance_id}
+
+
+def actor_update_failed(
+    *,
+    public_key: str,
+    revision: int,
+    instance_id: str,
+    reason: str,
+    code: str | None = None,
+) -> Built:
+    """One instance stays as it was; ``revision`` is the one that could not be started."""
+    data: dict[str, Any] = {
+        "public_key": public_key,
+        "revision": revision,
+        "instance_id": instance_id,
+        "reason": reason,
+    }
+    if code:
+        data["code"] = str(code)
+    return "actor_update_failed", data
+
+
 # ---- providers
 
 
@@ -291,3 +359,19 @@ def linkdef_set(link: LinkDefinition) -> Built:
 
 def linkdef_deleted(link: LinkDefinition) -> Built:
     return "linkdef_deleted", link.to_json()
+
+
+# ---- references and configuration
+
+
+def refmap_set(*, oci_url: str, public_key: str) -> Built:
+    """The lattice knows now which key an image reference stands for."""
+    return "refmap_set", {"oci_url": oci_url, "public_key": public_key}
+
+
+def config_set(*, entity_id: str, key: str) -> Built:
+    return "config_set", {"entity_id": entity_id, "key": key}
+
+
+def config_deleted(*, entity_id: str, key: str) -> Built:
+    return "config_deleted", {"entity_id": entity_id, "key": key}

@@ -1,4 +1,4 @@
-"""The actors of one host: started from an image, scaled, stopped, drained.
+"""The actors of one host: started from an image, scaled, updated, stopped, drained.
 
 Commands for one actor take effect one after another; different actors do not wait for each other. What happened is told
 through events; a failure is both raised to the caller and published.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -22,17 +21,25 @@ from lattice.inventory import ActorDescription, InstanceDescription
 from lattice.keys import Role, is_key
 from lattice.transport import Transport
 from wasmhost import limits
-from wasmhost.actor_events import ActorEvents, PublishEvent
+from wasmhost.actor_entry import ActorEntry, gather
+from wasmhost.actor_events import ActorEvents, Attempt, PublishEvent
+from wasmhost.actor_rules import (
+    ActorError,
+    other_reference,
+    require_same_image,
+    require_same_limits,
+    require_stoppable,
+    require_update,
+)
+from wasmhost.actor_start import ActorStarter
 from wasmhost.admission import Admission
 from wasmhost.config import HostConfig
 from wasmhost.directory import ActorDirectory, RunningActor
 from wasmhost.guest.calls import Limits
 from wasmhost.guest.engine import Engine
-from wasmhost.guest.pool import ActorPool
 from wasmhost.images.actor_file import ActorImage, load_actor
-from wasmhost.inbound import Inbound
 from wasmhost.outbound import Outbound
-from wasmhost.scale import Annotations, Change, Scale
+from wasmhost.scale import Annotations, Change
 
 log = structlog.get_logger()
 
@@ -41,20 +48,8 @@ MOST_INSTANCES: Final = 1000
 UNBOUNDED: Final = 100
 """What a command without a count (null: as many as needed) is taken for; instances start only when needed."""
 _LONGEST_TIMER: Final = 86_400.0
-
-
-class ActorError(LatticeError):
-    """A command on an actor cannot be carried out; ``code`` says of which kind the reason is."""
-
-
-@dataclass(eq=False, slots=True)
-class _Entry:
-    """What the registry keeps about one running actor, beyond what the data path needs."""
-
-    actor: RunningActor
-    inbound: Inbound
-    scale: Scale = field(default_factory=Scale)
-    expiry: asyncio.TimerHandle | None = None
+_LAST_CALLS: Final = 1.0
+"""Seconds beyond the longest call that old instances get after an update: answers have to leave, too."""
 
 
 class ActorRegistry:
@@ -77,16 +72,14 @@ class ActorRegistry:
     ) -> None:
         """``put_claims`` makes an actor's claims known to the lattice; its failure is logged, the actor runs."""
         self._config = config
-        self._engine = engine
-        self._transport = transport
+        self._starter = ActorStarter(
+            config=config, engine=engine, transport=transport, admission=admission, outbound=outbound, trace=trace
+        )
         self._directory = directory
-        self._admission = admission
-        self._outbound = outbound
         self._events = ActorEvents(publish_event, host_id)
         self._put_claims = put_claims
         self._clock = clock
-        self._trace = trace
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, ActorEntry] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._expirations: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -117,13 +110,13 @@ class ActorRegistry:
         """
         wanted = annotations or {}
         # commands with one reference keep their order even though images are read in threads
-        async with self._lock(f"ref {reference}"), _Attempt(self._events, reference, wanted) as attempt:
+        async with self._lock(f"ref {reference}"), Attempt(self._events, reference, wanted) as attempt:
             image = await load_actor(reference, config=self._config, now=self._clock())
             attempt.public_key = image.claims.subject
             async with self._lock(image.claims.subject):
                 running = self._entries.get(image.claims.subject)
                 if running is not None:
-                    self._require_same_image(running, image)
+                    require_same_image(running.actor, image)
                 before = running.scale.count(wanted) if running is not None else 0
                 await self._reach(running, image, before + count, wanted)
         return image.claims.subject
@@ -133,19 +126,25 @@ class ActorRegistry:
     ) -> str:
         """Have exactly ``count`` instances with exactly these annotations (None: unbounded); the public key.
 
-        ``reference`` may be empty for an actor that runs. Scaling to the present count does nothing.
+        ``reference`` may be empty for an actor that runs. Scaling to the present count does nothing, and so does
+        scaling to 0 what does not run; the key is empty then if it was not given.
         """
         wanted = annotations or {}
         target = UNBOUNDED if count is None else count
         async with (
             self._lock(f"ref {reference or actor_id}"),
-            _Attempt(self._events, reference, wanted, actor_id or "") as attempt,
+            Attempt(self._events, reference, wanted, actor_id or "", scale_to=target) as attempt,
         ):
             running = self._running(actor_id, reference)
             if running is None and target == 0:
-                raise ActorError(f"actor {actor_id or reference} is not running on this host", code=Code.NOT_RUNNING)
+                return actor_id or ""
             image = None
             if running is None:
+                if not reference:
+                    raise ActorError(
+                        f"actor {actor_id} is not running on this host, and no image is named to start it from",
+                        code=Code.NOT_RUNNING,
+                    )
                 image = await load_actor(reference, config=self._config, now=self._clock())
             key = image.claims.subject if image is not None else running.actor.key if running is not None else ""
             attempt.public_key = key
@@ -154,10 +153,43 @@ class ActorRegistry:
             async with self._lock(key):
                 current = self._entries.get(key)
                 if current is not None and image is not None:
-                    self._require_same_image(current, image)
+                    require_same_image(current.actor, image)
                 elif current is not None and reference and reference != current.actor.reference:
-                    raise self._other_reference(current, reference)
-                await self._reach(current, image, target, wanted)
+                    raise other_reference(current.actor, reference)
+                actor = await self._reach(current, image, target, wanted)
+                if actor is not None:
+                    self._events.scaled(actor, wanted, target)
+        return key
+
+    async def update(
+        self,
+        reference: str,
+        *,
+        actor_id: str = "",
+        annotations: Annotations | None = None,
+        accepted: Callable[[], None] = lambda: None,
+    ) -> str:
+        """Replace the module of a running actor by the newer revision at ``reference``; its public key.
+
+        ``accepted`` is called once everything that can be checked without running the module is: what is raised before
+        it is a refusal, which nobody else is told of. The module is then compiled and started beside the old one, which
+        goes on serving; if that fails, it is published and raised, and the old one stays. Calls that had begun finish
+        on the old instances, under the claims they were signed with.
+        """
+        wanted = annotations or {}
+        # as in launch: commands with one reference keep their order
+        async with self._lock(f"ref {reference}"):
+            image = await load_actor(reference, config=self._config, now=self._clock())
+            key = image.claims.subject
+            if actor_id and key != actor_id:
+                raise ActorError(f"{reference} holds actor {key}, not {actor_id}", code=Code.CONFLICT)
+            async with self._lock(key):
+                self._require_open()
+                entry = require_update(self._entries.get(key), image, wanted)
+                accepted()
+                revision = image.claims.revision
+                async with Attempt(self._events, reference, wanted, key, updating=entry.scale, revision=revision):
+                    await self._exchange(entry, image)
         return key
 
     async def stop(self, public_key: str, count: int | None = None, annotations: Annotations | None = None) -> None:
@@ -167,12 +199,12 @@ class ActorRegistry:
         """
         wanted = annotations or {}
         async with self._lock(public_key):
-            entry = self._entries.get(public_key)
-            if entry is None:
-                raise ActorError(f"actor is not running on this host: {public_key}", code=Code.NOT_RUNNING)
-            if not entry.scale.matches(wanted):
-                raise ActorError("no actors with matching annotations found to stop", code=Code.NOT_RUNNING)
+            entry = require_stoppable(self._entries.get(public_key), public_key, wanted)
             await self._shrink(entry, entry.scale.remove(wanted, count or None))
+
+    def check_stop(self, public_key: str, annotations: Annotations) -> None:
+        """Raise the ActorError that :meth:`stop` would raise now."""
+        require_stoppable(self._entries.get(public_key), public_key, annotations)
 
     async def drain(self, timeout: float | None = None) -> int:
         """Leave all queue groups, finish the calls in flight, then stop everything.
@@ -188,20 +220,24 @@ class ActorRegistry:
         try:
             async with asyncio.timeout(self._config.drain_timeout if timeout is None else timeout):
                 # all actors leave before the first ends: a call in flight may still need another actor of this host
-                await _all(entry.inbound.drain() for entry in entries)
-                await _all(entry.actor.pool.drain() for entry in entries)
+                await gather(entry.leave_queue_group() for entry in entries)
+                await gather(entry.drain() for entry in entries)
         except TimeoutError:
             abandoned = self.active_calls
             log.warning("host.calls_abandoned", calls=abandoned)
-        await _all(self._end(entry) for entry in entries)
+        await gather(self._end(entry) for entry in entries)
         for entry in entries:
             self._tell(entry, entry.scale.remove({}))
         return abandoned
 
-    async def _reach(self, entry: _Entry | None, image: ActorImage | None, count: int, wanted: Annotations) -> None:
-        """Bring one annotation set to ``count``, starting or ending the actor where that is what it means."""
-        if self._draining:
-            raise ActorError("this host is stopping; start the actor on another one", code=Code.NOT_RUNNING)
+    async def _reach(
+        self, entry: ActorEntry | None, image: ActorImage | None, count: int, wanted: Annotations
+    ) -> RunningActor | None:
+        """Bring one annotation set to ``count``, starting or ending the actor where that is what it means.
+
+        The actor whose instances changed; None when there was nothing to do.
+        """
+        self._require_open()
         others = entry.scale.total - entry.scale.count(wanted) if entry is not None else 0
         if not 0 <= count <= MOST_INSTANCES - others:
             raise ActorError(
@@ -210,111 +246,123 @@ class ActorRegistry:
             )
         if entry is None:
             if count == 0:
-                return
+                return None
             if image is None:
                 raise ActorError("the actor was stopped meanwhile; start it again", code=Code.NOT_RUNNING)
             entry = await self._start(image, count, self._limits(wanted))
         elif count > entry.scale.count(wanted):
             check_times(entry.actor.claims, self._clock())
-            self._require_same_limits(entry, wanted)
+            require_same_limits(entry.actor, wanted)
         change = entry.scale.set(wanted, count)
         if change is None:
-            return
+            return None
         if change.started:
             entry.actor.pool.resize(entry.scale.total)
             self._tell(entry, [change])
         else:
             await self._shrink(entry, [change])
+        return entry.actor
 
     def _limits(self, wanted: Annotations) -> Limits:
         """The limits of an actor that is started with these annotations. Raises LimitError."""
         return limits.changed(self._config.limits, limits.from_annotations(wanted))
 
-    def _require_same_limits(self, running: _Entry, wanted: Annotations) -> None:
-        """All instances of an actor share one pool, so limits count for all of them. Saying nothing is no wish."""
-        numbers = limits.from_annotations(wanted)
-        if numbers and limits.changed(running.actor.pool.limits, numbers) != running.actor.pool.limits:
-            raise ActorError(
-                f"{running.actor.key} runs already on this host, with other limits than "
-                f"{', '.join(f'{name} {number}' for name, number in numbers.items())}; "
-                f"stop it first: wasmhost stop actor {running.actor.key}",
-                code=Code.CONFLICT,
-            )
-
-    async def _start(self, image: ActorImage, instances: int, bounds: Limits) -> _Entry:
+    async def _start(self, image: ActorImage, instances: int, bounds: Limits) -> ActorEntry:
         """Compile, instantiate once, join the queue group: in this order, so that the lattice sees what works."""
-        claims = image.claims
-        capabilities = frozenset(contract for contract in claims.capabilities if contract)
-        module = await self._engine.load(image.wasm, image.digest)
-        pool = ActorPool(
-            self._engine,
-            module,
-            actor=claims.subject,
-            limits=bounds,
-            host_calls=self._outbound.host_call(claims.subject, capabilities),
-            instances=instances,
-        )
-        actor = RunningActor(claims=claims, reference=image.reference, digest=image.digest, pool=pool)
-        inbound = Inbound(
-            actor,
-            transport=self._transport,
-            lattice=self._config.lattice,
-            admission=self._admission,
-            default_timeout=self._config.rpc_timeout,
-            longest_timeout=bounds.deadline,
-            trace=self._trace,
-        )
+        actor = await self._starter.ready(image, instances, bounds)
         try:
-            await pool.start_one()
-            await inbound.start()
-            if self._draining:
-                raise ActorError("this host is stopping; start the actor on another one", code=Code.NOT_RUNNING)
+            self._require_open()
+            inbound = await self._starter.serve(actor)
         except BaseException:
-            await inbound.close()
-            await pool.close()
+            await actor.pool.close()
             raise
-        entry = _Entry(actor, inbound)
+        entry = ActorEntry(actor, inbound)
+        try:
+            self._require_open()
+        except ActorError:
+            await entry.close()
+            raise
         self._entries[actor.key] = entry
         if not self._directory.add(actor):
-            log.warning("actor.alias_taken", actor=actor.key, call_alias=claims.call_alias)
+            log.warning("actor.alias_taken", actor=actor.key, call_alias=actor.claims.call_alias)
+        await self._introduce(entry)
+        log.info(
+            "actor.started", actor=actor.key, name=actor.claims.name, reference=image.reference, instances=instances
+        )
+        return entry
+
+    async def _exchange(self, entry: ActorEntry, image: ActorImage) -> None:
+        """Start the new revision beside the old one, then switch in one step."""
+        old = entry.actor
+        bounds = old.pool.limits
+        new = await self._starter.ready(image, entry.scale.total, bounds)
+        if self._draining or self._entries.get(old.key) is not entry:
+            await new.pool.close()
+            self._require_open()
+            raise ActorError("the actor was stopped meanwhile; start it again", code=Code.NOT_RUNNING)
+        changes = entry.scale.renew()
+
+        def when_gone() -> None:
+            self._tell_of(old, [replace(stopped, remaining=entry.scale.total) for _, stopped in changes])
+
+        # a call that may be made may last as long as the limits say, and so may the end of the old instances
+        entry.switch(new, patience=bounds.deadline + _LAST_CALLS, when_gone=when_gone)
+        if not self._directory.replace(old, new):
+            log.warning("actor.alias_taken", actor=new.key, call_alias=new.claims.call_alias)
+        for started, _ in changes:
+            self._events.updated(new, started)
+        if entry.expiry is not None:
+            entry.expiry.cancel()
+            entry.expiry = None
+        await self._introduce(entry)
+        log.info(
+            "actor.updated",
+            actor=new.key,
+            name=new.claims.name,
+            reference=new.reference,
+            revision=new.claims.revision,
+            before=old.claims.revision,
+        )
+
+    async def _introduce(self, entry: ActorEntry) -> None:
+        """Watch over the claims of what has just begun to run, and tell the lattice of them."""
         self._arm_expiry(entry)
+        claims = entry.actor.claims
         try:
             await self._put_claims(claims.as_metadata())
         except LatticeError as exc:
-            log.warning("actor.claims_not_published", actor=actor.key, error=str(exc))
-        log.info("actor.started", actor=actor.key, name=claims.name, reference=image.reference, instances=instances)
-        return entry
+            log.warning("actor.claims_not_published", actor=claims.subject, error=str(exc))
 
-    async def _shrink(self, entry: _Entry, changes: list[Change]) -> None:
+    def _require_open(self) -> None:
+        if self._draining:
+            raise ActorError("this host is stopping; start the actor on another one", code=Code.NOT_RUNNING)
+
+    async def _shrink(self, entry: ActorEntry, changes: list[Change]) -> None:
         if entry.scale.total == 0:
             await self._finish(entry)
         else:
             entry.actor.pool.resize(entry.scale.total)
         self._tell(entry, changes)
 
-    async def _finish(self, entry: _Entry) -> None:
+    async def _finish(self, entry: ActorEntry) -> None:
         """Stop one actor: no new calls, then the ones in flight, then its instances."""
         self._directory.remove(entry.actor)
         try:
             async with asyncio.timeout(self._config.drain_timeout):
-                await entry.inbound.drain()
-                await entry.actor.pool.drain()
+                await entry.leave_queue_group()
+                await entry.drain()
         except TimeoutError:
             log.warning("actor.calls_abandoned", actor=entry.actor.key, calls=entry.inbound.active)
         await self._end(entry)
 
-    async def _end(self, entry: _Entry) -> None:
-        if entry.expiry is not None:
-            entry.expiry.cancel()
+    async def _end(self, entry: ActorEntry) -> None:
         self._directory.remove(entry.actor)
         if self._entries.get(entry.actor.key) is entry:
             del self._entries[entry.actor.key]
-        # in this order the callers of what is abandoned are still told
-        await entry.actor.pool.close()
-        await entry.inbound.close()
+        await entry.close()
         log.info("actor.stopped", actor=entry.actor.key, name=entry.actor.claims.name)
 
-    def _arm_expiry(self, entry: _Entry) -> None:
+    def _arm_expiry(self, entry: ActorEntry) -> None:
         """Stop the actor when its claims expire; timers of a day at most, as the wall clock may be set."""
         expires = entry.actor.claims.expires
         if expires is None:
@@ -328,35 +376,20 @@ class ActorRegistry:
         self._expirations.add(task)
         task.add_done_callback(self._expirations.discard)
 
-    async def _expire(self, entry: _Entry) -> None:
-        log.warning("actor.expired", actor=entry.actor.key, name=entry.actor.claims.name)
-        with suppress(ActorError):
-            await self.stop(entry.actor.key)
+    async def _expire(self, entry: ActorEntry) -> None:
+        async with self._lock(entry.actor.key):
+            expires = entry.actor.claims.expires  # an update may have come in between
+            if self._entries.get(entry.actor.key) is not entry or expires is None or expires > self._clock():
+                return
+            log.warning("actor.expired", actor=entry.actor.key, name=entry.actor.claims.name)
+            await self._shrink(entry, entry.scale.remove({}))
 
-    def _running(self, actor_id: str | None, reference: str) -> _Entry | None:
+    def _running(self, actor_id: str | None, reference: str) -> ActorEntry | None:
         if actor_id:
             return self._entries.get(actor_id)
         if is_key(reference, Role.MODULE):
             return self._entries.get(reference)
         return next((entry for entry in self._entries.values() if entry.actor.reference == reference), None)
-
-    def _require_same_image(self, running: _Entry, image: ActorImage) -> None:
-        if running.actor.reference != image.reference:
-            raise self._other_reference(running, image.reference)
-        if running.actor.digest != image.digest:
-            raise ActorError(
-                f"Cannot start new instance of {running.actor.key} from ref '{image.reference}': the file has changed "
-                f"since the running instances started; stop them first: wasmhost stop actor {running.actor.key}",
-                code=Code.CONFLICT,
-            )
-
-    @staticmethod
-    def _other_reference(running: _Entry, reference: str) -> ActorError:
-        return ActorError(
-            f"Cannot start new instance of {running.actor.key} from ref '{reference}', it is already running with "
-            f"different reference. To upgrade an actor, use live update. (running: '{running.actor.reference}')",
-            code=Code.CONFLICT,
-        )
 
     def _lock(self, key: str) -> asyncio.Lock:
         """The lock of a public key, or of ``ref`` and a reference; where both are held, the reference's comes first."""
@@ -365,7 +398,7 @@ class ActorRegistry:
             lock = self._locks[key] = asyncio.Lock()
         return lock
 
-    def _describe(self, entry: _Entry) -> ActorDescription:
+    def _describe(self, entry: ActorEntry) -> ActorDescription:
         actor = entry.actor
         return ActorDescription(
             id=actor.key,
@@ -382,34 +415,9 @@ class ActorRegistry:
             ],
         )
 
-    def _tell(self, entry: _Entry, changes: Iterable[Change]) -> None:
+    def _tell(self, entry: ActorEntry, changes: Iterable[Change]) -> None:
+        self._tell_of(entry.actor, changes)
+
+    def _tell_of(self, actor: RunningActor, changes: Iterable[Change]) -> None:
         for change in changes:
-            self._events.changed(entry.actor, change)
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One start or scale command: publishes why it failed, then lets the error pass."""
-
-    events: ActorEvents
-    reference: str
-    annotations: Annotations
-    public_key: str = ""
-    """Filled in as soon as it is known."""
-
-    async def __aenter__(self) -> _Attempt:
-        return self
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception):
-            self.events.failed(
-                error, reference=self.reference, public_key=self.public_key, annotations=self.annotations
-            )
-
-
-async def _all(work: Iterable[Awaitable[object]]) -> None:
-    """Await everything at once; the first error is raised when all are done."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+            self._events.changed(actor, change)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import structlog
@@ -18,12 +18,6 @@ from lattice import subjects
 from lattice.control import (
     Ack,
     Encoding,
-    LaunchActor,
-    ScaleActor,
-    StartProvider,
-    StopActor,
-    StopHost,
-    StopProvider,
     decode_body,
     encode_reply,
     encoding_of,
@@ -32,6 +26,7 @@ from lattice.errors import Code, LatticeError, MalformedMessage, Overloaded
 from lattice.links import LinkDefinition
 from lattice.transport import Headers, Subscription, Transport
 from wasmhost.actors import ActorRegistry
+from wasmhost.commands import UNSUPPORTED, Commands
 from wasmhost.inventory import HostFacts
 from wasmhost.linking import Linking
 from wasmhost.metadata import Metadata
@@ -39,8 +34,9 @@ from wasmhost.supervisor import ProviderSupervisor
 
 log = structlog.get_logger(__name__)
 
-UNSUPPORTED: Final = "unsupported subject"
-WRONG_HOST: Final = "Command received by incorrect host and could not be processed"
+BAD_LINK: Final = "Invalid link definition put request"
+BAD_REMOVAL: Final = "Invalid link definition removal request"
+BAD_REGISTRIES: Final = "Failed to update registry credential map"
 _MOST_REQUESTS: Final = 256
 """Requests and commands at work at one time; more are refused at once."""
 
@@ -67,21 +63,14 @@ class ControlServer:
         self._transport = transport
         self._control = control
         self._facts = facts
-        self._actors = actors
         self._providers = providers
         self._metadata = metadata
         self._linking = linking
-        self._stop_host = stop_host
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._commands: Mapping[str, Callable[[Any], Awaitable[None]]] = {
-            "la": self._launch_actor,
-            "sa": self._stop_actor,
-            "scale": self._scale_actor,
-            "lp": self._start_provider,
-            "sp": self._stop_provider,
-            "stop": self._stop,
-        }
+        self._commands = Commands(
+            facts.host_id, actors=actors, providers=providers, stop_host=stop_host, spawn=self._spawn
+        )
 
     async def start(self) -> None:
         """Subscribe to everything; requests may arrive from here on."""
@@ -124,7 +113,7 @@ class ControlServer:
         encoding = encoding_of(payload, headers)
         tokens = self._control.tokens(subject)
         try:
-            body, _ = decode_body(payload, headers)
+            body, _ = decode_body(payload, headers, self._what(tokens))
             answer = await self._answer(tokens, body)
         except LatticeError as error:
             log.warning("control.refused", subject=subject, reason=str(error), code=error.code.value)
@@ -144,6 +133,19 @@ class ControlServer:
         except LatticeError as error:
             log.warning("control.answer_lost", reply=reply, reason=str(error))
 
+    def _what(self, tokens: tuple[str, ...]) -> str:
+        """What a body that cannot be read at all is called: the words that classic hosts refuse it with."""
+        match tokens:
+            case ("cmd", _, verb):
+                return self._commands.refusal(verb)
+            case ("linkdefs", "put"):
+                return BAD_LINK
+            case ("linkdefs", "del"):
+                return BAD_REMOVAL
+            case ("registries", "put"):
+                return BAD_REGISTRIES
+        return "control request"
+
     async def _answer(self, tokens: tuple[str, ...], body: Any) -> Answer:
         match tokens:
             case ("ping", "hosts"):
@@ -155,61 +157,18 @@ class ControlServer:
             case ("get", host, "inv") if host == self._facts.host_id:
                 return self._facts.inventory().to_dict()
             case ("linkdefs", "put"):
-                await self._linking.put(_link(body, "Invalid link definition put request"))
+                await self._linking.put(_link(body, BAD_LINK))
             case ("linkdefs", "del"):
-                await self._linking.delete(_link(body, "Invalid link definition removal request").key)
+                await self._linking.delete(_link(body, BAD_REMOVAL).key)
             case ("auction", kind):
                 return self._bid(kind, body)
             case ("registries", "put"):
                 raise LatticeError("registry credentials are not supported yet", code=Code.UNSUPPORTED)
             case ("cmd", host, verb) if host == self._facts.host_id:
-                await self._command(verb, body)
+                await self._commands.begin(verb, body)
             case _:
                 raise LatticeError(UNSUPPORTED, code=Code.UNSUPPORTED)
         return Ack(accepted=True).to_dict()
-
-    async def _command(self, verb: str, body: Any) -> None:
-        """Check a command and begin it; returning acknowledges it."""
-        begin = self._commands.get(verb)
-        if begin is None:
-            raise LatticeError(f"{UNSUPPORTED}: {verb[:40]}", code=Code.UNSUPPORTED)
-        named = body.get("host_id") if isinstance(body, Mapping) else None
-        if named and named != self._facts.host_id:
-            raise LatticeError(WRONG_HOST, code=Code.INVALID)
-        log.info("control.command", verb=verb)
-        await begin(body)
-
-    async def _launch_actor(self, body: Any) -> None:
-        command = LaunchActor.from_dict(body)
-        self._work(self._actors.launch(command.actor_ref, command.count, command.annotations))
-
-    async def _scale_actor(self, body: Any) -> None:
-        command = ScaleActor.from_dict(body)
-        self._work(self._actors.scale(command.actor_ref, command.actor_id or None, command.count, command.annotations))
-
-    async def _stop_actor(self, body: Any) -> None:
-        command = StopActor.from_dict(body)
-        if self._actors.get(command.actor_ref) is None:
-            raise LatticeError("actor is not running on this host", code=Code.NOT_RUNNING)
-        self._work(self._actors.stop(command.actor_ref, command.count, command.annotations))
-
-    async def _start_provider(self, body: Any) -> None:
-        command = StartProvider.from_dict(body)
-        self._providers.start(
-            command.provider_ref,
-            link_name=command.link_name,
-            configuration=command.configuration or "",
-            annotations=command.annotations,
-        )
-
-    async def _stop_provider(self, body: Any) -> None:
-        command = StopProvider.from_dict(body)
-        self._providers.check_stop(command.provider_ref, command.link_name)
-        self._work(self._providers.stop(command.provider_ref, command.link_name))
-
-    async def _stop(self, body: Any) -> None:
-        command = StopHost.from_dict(body)
-        self._stop_host(command.timeout)
 
     def _bid(self, kind: str, body: Any) -> Answer:
         """The answer to an auction: what was asked and this host's key, or silence."""
@@ -229,23 +188,11 @@ class ControlServer:
                     return None
         return {**asked, "constraints": dict(constraints), "host_id": self._facts.host_id}
 
-    def _work(self, work: Coroutine[Any, Any, object]) -> None:
-        """Carry out an acknowledged command; its failure was published by whoever did it."""
-
-        async def carry_out() -> None:
-            try:
-                await work
-            except LatticeError as error:
-                log.warning("control.command_failed", reason=str(error))
-            except Exception:
-                log.exception("control.command_broke")
-
-        self._spawn(carry_out())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _refuse(error: LatticeError) -> dict[str, Any]:

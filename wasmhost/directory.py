@@ -49,6 +49,15 @@ class ActorDirectory:
         alias = actor.claims.call_alias
         return not alias or self._by_alias.setdefault(alias, actor) is actor
 
+    def replace(self, old: RunningActor, new: RunningActor) -> bool:
+        """Put the updated ``new`` into the place of ``old``, in one step; False as for :meth:`add`."""
+        alias = new.claims.call_alias
+        if alias and self._by_alias.get(alias) is old:
+            self._by_key[new.key] = self._by_alias[alias] = new
+            return True
+        self.remove(old)
+        return self.add(new)
+
     def remove(self, actor: RunningActor) -> None:
         """Forget ``actor``; its alias passes on to the next running actor that has the same one."""
         if self._by_key.get(actor.key) is actor:

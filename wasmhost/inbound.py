@@ -63,6 +63,10 @@ class Inbound:
         """Calls that were let in and are not answered yet."""
         return len(self._calls)
 
+    def serve(self, actor: RunningActor) -> None:
+        """Hand calls to ``actor``, an update of the one before, from the next message on."""
+        self._actor = actor
+
     async def start(self) -> None:
         """Join the queue group; returns when the server knows it."""
         # the queue group is named like the subject in every classic host: that is what balances between them

@@ -47,6 +47,9 @@ class Scale:
             for instance in each.instances:
                 yield instance, each.annotations
 
+    def annotation_sets(self) -> list[Annotations]:
+        return [each.annotations for each in self._sets.values()]
+
     def count(self, annotations: Annotations) -> int:
         """Instances of exactly this set."""
         found = self._sets.get(frozenset(annotations.items()))
@@ -72,6 +75,16 @@ class Scale:
     def add(self, annotations: Annotations, count: int) -> Change | None:
         """Want ``count`` more with exactly these annotations."""
         return self.set(annotations, self.count(annotations) + count)
+
+    def renew(self) -> list[tuple[Change, Change]]:
+        """Replace every instance by a new one; per annotation set, what started and what stopped with that."""
+        changes = []
+        for each in self._sets.values():
+            old = tuple(each.instances)
+            each.instances[:] = [str(uuid.uuid4()) for _ in old]
+            started = Change(dict(each.annotations), started=tuple(each.instances), remaining=self.total)
+            changes.append((started, Change(dict(each.annotations), stopped=old, remaining=self.total)))
+        return changes
 
     def matches(self, annotations: Annotations) -> bool:
         """Whether any instance carries at least these annotations."""

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.control import (
+    NO_LIMIT,
     Ack,
     ActorDescription,
     Encoding,
@@ -25,6 +26,7 @@ from lattice.control import (
     StopActor,
     StopHost,
     StopProvider,
+    UpdateActor,
     decode_body,
     encode_reply,
     encoding_of,
@@ -73,8 +75,14 @@ DOCUMENTS: dict[Any, st.SearchStrategy[Any]] = {
     ),
     StopActor: st.builds(StopActor, actor_ref=filled, host_id=texts, count=counts, annotations=text_maps),
     ScaleActor: st.builds(
-        ScaleActor, actor_ref=filled, actor_id=texts, host_id=texts, count=st.none() | counts, annotations=text_maps
+        ScaleActor,
+        actor_ref=filled,
+        actor_id=texts,
+        host_id=texts,
+        count=st.none() | counts.filter(lambda count: count not in NO_LIMIT),
+        annotations=text_maps,
     ),
+    UpdateActor: st.builds(UpdateActor, actor_id=texts, new_actor_ref=filled, host_id=texts, annotations=text_maps),
     StartProvider: st.builds(
         StartProvider,
         provider_ref=filled,
@@ -218,8 +226,19 @@ def test_counts_that_clients_leave_out_have_their_classic_meaning() -> None:
     assert StopActor.from_dict({"actor_ref": "M1"}).count == 0
     assert ScaleActor.from_dict({"actor_ref": "r", "count": None}).count is None
     assert ScaleActor.from_dict({"actor_ref": "r", "count": 0}).count == 0
+    for largest in (2**16 - 1, 2**32 - 1):  # what later clients send when nobody named a number
+        assert ScaleActor.from_dict({"actor_ref": "r", "count": largest}).count is None
     with pytest.raises(MalformedMessage, match="at most 65535"):
         LaunchActor.from_dict({"actor_ref": "r", "count": 65_536})
+
+
+def test_a_running_actor_may_be_scaled_without_its_reference() -> None:
+    assert ScaleActor.from_dict({"actor_id": "M1", "actor_ref": "", "count": 1}).actor_ref == ""
+    assert ScaleActor.from_dict({"actor_id": "M1", "count": 1}).actor_ref == ""
+
+
+def test_an_update_may_call_the_key_by_its_name_in_the_go_client() -> None:
+    assert UpdateActor.from_dict({"actor_ref": "M1", "new_actor_ref": "r"}).actor_id == "M1"
 
 
 def test_a_start_without_link_name_means_the_default_one() -> None:
@@ -241,6 +260,10 @@ def test_the_timeout_of_a_stop_travels_in_milliseconds() -> None:
         (LaunchActor, {"actor_ref": "r", "count": "2"}, "Invalid launch actor JSON request: count is text"),
         (StopActor, {"count": 1}, "Invalid request to stop actor: actor_ref is missing"),
         (ScaleActor, {"count": 1}, "Invalid scale actor JSON request: actor_ref is missing"),
+        (ScaleActor, {"actor_ref": "r"}, "Invalid scale actor JSON request: count is missing"),
+        (ScaleActor, {"actor_ref": "r", "count": 70_000}, "Invalid scale actor JSON request: count is 70000"),
+        (UpdateActor, {"actor_id": "M1"}, "Invalid JSON request to update actor: new_actor_ref is missing"),
+        (StopHost, {"timeout": -1}, "Unable to parse stop host command: timeout is negative"),
         (StartProvider, {}, "Improperly formed start provider command JSON: provider_ref is missing"),
         (StopProvider, {}, "Invalid JSON request for stop provider: provider_ref is missing"),
         (LaunchActor, {"actor_ref": "r", "annotations": {"a": 1}}, "annotations.a is an integer, not text"),

@@ -88,6 +88,7 @@ def signed(
     name: str = "test actor",
     capabilities: Iterable[str] = (),
     call_alias: str | None = None,
+    revision: int = 0,
     expires: int | None = None,
     not_before: int | None = None,
 ) -> bytes:
@@ -99,6 +100,7 @@ def signed(
         name=name,
         capabilities=tuple(capabilities),
         call_alias=call_alias,
+        revision=revision,
         expires=expires,
         not_before=not_before,
     )

@@ -158,6 +158,8 @@ class Provider:
     key: str
     received: list[Invocation] = field(default_factory=list)
     headers: list[Headers] = field(default_factory=list)
+    replies: list[str] = field(default_factory=list)
+    """Where the answers belong, for a test that answers later."""
 
     @classmethod
     async def serve(
@@ -176,6 +178,7 @@ class Provider:
             invocation = Invocation.decode(payload)
             provider.received.append(invocation)
             provider.headers.append(headers)
+            provider.replies.append(reply)
             if answering:
                 response = InvocationResponse(
                     msg=b"" if error else invocation.msg, invocation_id=invocation.id, error=error

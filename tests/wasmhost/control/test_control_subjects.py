@@ -142,9 +142,16 @@ async def test_an_actor_that_cannot_start_is_acknowledged_and_then_reported(
         ("lp", {"provider_ref": "bundled:httpserver", "link_name": "a.b"}, "link name"),
         ("lp", {"provider_ref": "ghcr.io/x/kv:1"}, "not supported yet"),
         ("sp", {}, "Invalid JSON request for stop provider"),
-        ("upd", {}, "unsupported"),
+        ("sp", {"provider_ref": "ghcr.io/x/kv:1"}, "Invalid JSON request for stop provider"),
+        ("upd", {}, "Invalid JSON request to update actor"),
+        ("upd", {"new_actor_ref": "file:///nowhere.wasm"}, "Unable to perform live update: "),
         ("dance", {}, "unsupported"),
-        ("stop", {"host_id": "N" * 56}, "incorrect host"),
+        (
+            "la",
+            {"actor_ref": "x", "host_id": "N" * 56},
+            "Command received by incorrect host and could not be processed",
+        ),
+        ("stop", {"host_id": "N" * 56}, "is not active, stop request ignored."),
         ("stop", {"timeout": "soon"}, "timeout"),
     ],
 )

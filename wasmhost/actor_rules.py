@@ -1,0 +1,73 @@
+"""What a command may not do to an actor that runs, in the words of classic hosts where those have some."""
+
+from __future__ import annotations
+
+from lattice.errors import Code, LatticeError
+from wasmhost import limits
+from wasmhost.actor_entry import ActorEntry
+from wasmhost.directory import RunningActor
+from wasmhost.images.actor_file import ActorImage
+from wasmhost.scale import Annotations
+
+
+class ActorError(LatticeError):
+    """A command on an actor cannot be carried out; ``code`` says of which kind the reason is."""
+
+
+def require_same_image(running: RunningActor, image: ActorImage) -> None:
+    """Refuse another reference, or other content, for an actor that runs: that is what an update is for."""
+    if running.reference != image.reference:
+        raise other_reference(running, image.reference)
+    if running.digest != image.digest:
+        raise ActorError(
+            f"Cannot start new instance of {running.key} from ref '{image.reference}': the file has changed "
+            f"since the running instances started; stop them first: wasmhost stop actor {running.key}",
+            code=Code.CONFLICT,
+        )
+
+
+def require_same_limits(running: RunningActor, annotations: Annotations) -> None:
+    """All instances of an actor share one pool, so limits count for all of them. Saying nothing is no wish."""
+    numbers = limits.from_annotations(annotations)
+    if numbers and limits.changed(running.pool.limits, numbers) != running.pool.limits:
+        raise ActorError(
+            f"{running.key} runs already on this host, with other limits than "
+            f"{', '.join(f'{name} {number}' for name, number in numbers.items())}; "
+            f"stop it first: wasmhost stop actor {running.key}",
+            code=Code.CONFLICT,
+        )
+
+
+def other_reference(running: RunningActor, reference: str) -> ActorError:
+    """The refusal of a second reference for one actor."""
+    return ActorError(
+        f"Cannot start new instance of {running.key} from ref '{reference}', it is already running with "
+        f"different reference. To upgrade an actor, use live update. (running: '{running.reference}')",
+        code=Code.CONFLICT,
+    )
+
+
+def require_stoppable(entry: ActorEntry | None, key: str, annotations: Annotations) -> ActorEntry:
+    """The running actor with instances that carry at least these annotations."""
+    if entry is None:
+        raise ActorError(f"actor is not running on this host: {key[:60]}", code=Code.NOT_RUNNING)
+    if not entry.scale.matches(annotations):
+        raise ActorError("no actors with matching annotations found to stop", code=Code.NOT_RUNNING)
+    return entry
+
+
+def require_update(entry: ActorEntry | None, image: ActorImage, annotations: Annotations) -> ActorEntry:
+    """The running actor that ``image`` is a newer revision of; refuses everything else."""
+    key, revision = image.claims.subject, image.claims.revision
+    if entry is None:
+        raise ActorError(f"actor not found: {key} is not running on this host", code=Code.NOT_RUNNING)
+    if annotations and not entry.scale.count(annotations):
+        raise ActorError("actor instance with matching annotations not found", code=Code.NOT_RUNNING)
+    present = entry.actor.claims.revision
+    if revision <= present:
+        raise ActorError(
+            f"{image.reference} holds revision {revision}, which is not newer than the running {present}; "
+            "sign it with a higher revision, or stop the actor and start this one",
+            code=Code.CONFLICT,
+        )
+    return entry

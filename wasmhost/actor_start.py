@@ -1,0 +1,76 @@
+"""From a checked image to an actor that can take calls: compiled, one instance started."""
+
+from __future__ import annotations
+
+from lattice.transport import Transport
+from wasmhost.admission import Admission
+from wasmhost.config import HostConfig
+from wasmhost.directory import RunningActor
+from wasmhost.guest.calls import Limits
+from wasmhost.guest.engine import Engine
+from wasmhost.guest.pool import ActorPool
+from wasmhost.images.actor_file import ActorImage
+from wasmhost.inbound import Inbound
+from wasmhost.outbound import Outbound
+
+
+class ActorStarter:
+    """What every actor of one host is made with."""
+
+    def __init__(
+        self,
+        *,
+        config: HostConfig,
+        engine: Engine,
+        transport: Transport,
+        admission: Admission,
+        outbound: Outbound,
+        trace: bool = False,
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._transport = transport
+        self._admission = admission
+        self._outbound = outbound
+        self._trace = trace
+
+    async def ready(self, image: ActorImage, instances: int, bounds: Limits) -> RunningActor:
+        """Compile the module and start one of ``instances``, so that one that cannot work is noticed now.
+
+        Raises what :meth:`Engine.load` and :meth:`ActorPool.start_one` raise. The caller closes the pool.
+        """
+        claims = image.claims
+        capabilities = frozenset(contract for contract in claims.capabilities if contract)
+        module = await self._engine.load(image.wasm, image.digest)
+        pool = ActorPool(
+            self._engine,
+            module,
+            actor=claims.subject,
+            limits=bounds,
+            host_calls=self._outbound.host_call(claims.subject, capabilities),
+            instances=instances,
+        )
+        try:
+            await pool.start_one()
+        except BaseException:
+            await pool.close()
+            raise
+        return RunningActor(claims=claims, reference=image.reference, digest=image.digest, pool=pool)
+
+    async def serve(self, actor: RunningActor) -> Inbound:
+        """Join the actor's queue group: from here on calls arrive."""
+        inbound = Inbound(
+            actor,
+            transport=self._transport,
+            lattice=self._config.lattice,
+            admission=self._admission,
+            default_timeout=self._config.rpc_timeout,
+            longest_timeout=actor.pool.limits.deadline,
+            trace=self._trace,
+        )
+        try:
+            await inbound.start()
+        except BaseException:
+            await inbound.close()
+            raise
+        return inbound

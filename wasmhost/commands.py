@@ -1,0 +1,161 @@
+"""The commands to one host: each is checked, begun, and acknowledged by returning.
+
+The work goes on after the acknowledgement; how it went shows in events and in the inventory. An update is the
+exception of the protocol: it is acknowledged once claims and revision were checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import structlog
+
+from lattice.control import LaunchActor, ScaleActor, StartProvider, StopActor, StopHost, StopProvider, UpdateActor
+from lattice.errors import Code, LatticeError, MalformedMessage
+from lattice.keys import Role, is_key
+from wasmhost.actors import ActorRegistry
+from wasmhost.supervisor import ProviderSupervisor
+
+log = structlog.get_logger(__name__)
+
+UNSUPPORTED: Final = "unsupported subject"
+WRONG_HOST: Final = "Command received by incorrect host and could not be processed"
+NOT_UPDATED: Final = "Unable to perform live update"
+
+Begin = Callable[[Any], Coroutine[Any, Any, None]]
+
+
+class Spawn(Protocol):
+    """Runs work to its end, or until the host stops."""
+
+    def __call__(self, work: Coroutine[Any, Any, None], /) -> asyncio.Task[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One kind of command."""
+
+    begin: Begin
+    refusal: str
+    """Classic words in front of what is wrong with a body."""
+    wrong_host: str = WRONG_HOST
+
+
+class Commands:
+    """Carries out the commands to one host."""
+
+    def __init__(
+        self,
+        host_id: str,
+        *,
+        actors: ActorRegistry,
+        providers: ProviderSupervisor,
+        stop_host: Callable[[float | None], None],
+        spawn: Spawn,
+    ) -> None:
+        """``stop_host`` makes the host stop, its calls in flight having so many seconds (None: as configured)."""
+        self._host_id = host_id
+        self._actors = actors
+        self._providers = providers
+        self._stop_host = stop_host
+        self._spawn = spawn
+        self._verbs: Mapping[str, Verb] = {
+            "la": Verb(self._launch_actor, LaunchActor.REFUSAL),
+            "sa": Verb(self._stop_actor, StopActor.REFUSAL),
+            "scale": Verb(self._scale_actor, ScaleActor.REFUSAL),
+            "upd": Verb(self._update_actor, UpdateActor.REFUSAL),
+            "lp": Verb(self._start_provider, StartProvider.REFUSAL),
+            "sp": Verb(self._stop_provider, StopProvider.REFUSAL),
+            "stop": Verb(self._stop, StopHost.REFUSAL, "Target host {} is not active, stop request ignored."),
+        }
+
+    def refusal(self, verb: str) -> str:
+        """What stands in front of the reason why a body of this verb cannot be read."""
+        known = self._verbs.get(verb)
+        return known.refusal if known is not None else UNSUPPORTED
+
+    async def begin(self, verb: str, body: Any) -> None:
+        """Check a command and begin it; returning acknowledges it. Raises LatticeError to refuse it."""
+        known = self._verbs.get(verb)
+        if known is None:
+            raise LatticeError(f"{UNSUPPORTED}: {verb[:40]}", code=Code.UNSUPPORTED)
+        named = body.get("host_id") if isinstance(body, Mapping) else None
+        if isinstance(named, str) and named and named != self._host_id:
+            raise LatticeError(known.wrong_host.format(named[:60]), code=Code.INVALID)
+        log.info("control.command", verb=verb)
+        await known.begin(body)
+
+    async def _launch_actor(self, body: Any) -> None:
+        command = LaunchActor.from_dict(body)
+        self._work(self._actors.launch(command.actor_ref, command.count, command.annotations))
+
+    async def _scale_actor(self, body: Any) -> None:
+        command = ScaleActor.from_dict(body)
+        self._work(self._actors.scale(command.actor_ref, command.actor_id or None, command.count, command.annotations))
+
+    async def _update_actor(self, body: Any) -> None:
+        command = UpdateActor.from_dict(body)
+        verdict: asyncio.Future[LatticeError | None] = asyncio.get_running_loop().create_future()
+
+        async def update() -> None:
+            try:
+                await self._actors.update(
+                    command.new_actor_ref,
+                    actor_id=command.actor_id,
+                    annotations=command.annotations,
+                    accepted=lambda: verdict.set_result(None),
+                )
+            except Exception as error:
+                if verdict.done():
+                    raise
+                if not isinstance(error, LatticeError):
+                    verdict.set_result(LatticeError("internal error in the host; its log says more"))
+                    raise
+                verdict.set_result(error)
+
+        self._work(update())
+        refusal = await verdict
+        if refusal is not None:
+            raise LatticeError(f"{NOT_UPDATED}: {refusal}", code=refusal.code) from refusal
+
+    async def _stop_actor(self, body: Any) -> None:
+        command = StopActor.from_dict(body)
+        self._actors.check_stop(command.actor_ref, command.annotations)
+        self._work(self._actors.stop(command.actor_ref, command.count, command.annotations))
+
+    async def _start_provider(self, body: Any) -> None:
+        command = StartProvider.from_dict(body)
+        self._providers.start(
+            command.provider_ref,
+            link_name=command.link_name,
+            configuration=command.configuration or "",
+            annotations=command.annotations,
+        )
+
+    async def _stop_provider(self, body: Any) -> None:
+        command = StopProvider.from_dict(body)
+        key = command.provider_ref
+        if not is_key(key, Role.SERVICE):
+            raise MalformedMessage(f"{StopProvider.REFUSAL}: provider_ref {key[:60]!r} is no provider's public key")
+        self._providers.check_stop(command.provider_ref, command.link_name)
+        self._work(self._providers.stop(command.provider_ref, command.link_name))
+
+    async def _stop(self, body: Any) -> None:
+        command = StopHost.from_dict(body)
+        self._stop_host(command.timeout)
+
+    def _work(self, work: Coroutine[Any, Any, object]) -> None:
+        """Carry out an acknowledged command; its failure was published by whoever did it."""
+
+        async def carry_out() -> None:
+            try:
+                await work
+            except LatticeError as error:
+                log.warning("control.command_failed", reason=str(error))
+            except Exception:
+                log.exception("control.command_broke")
+
+        self._spawn(carry_out())
