@@ -40,6 +40,7 @@ def test_a_server_that_goes_away_is_named_and_used_again_when_it_is_back(
     redis.start()
     up = start("up", str(application))
     up.wait_until(lambda: answers(http_port, "/warm"), timeout=15, what="the first 200 of `wasmhost up`")
+    up.wait_for_output("Ready after")
     assert [get(http_port, path)[1] for path in ("/a", "/a?amount=5")] == [b'{"counter":1}', b'{"counter":6}']
     assert redis.command("GET", "counter::a") == b"$1\r\n6\r\n"
 

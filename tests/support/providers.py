@@ -177,7 +177,7 @@ class ProviderProcess:
         """Log lines as documents; fails on a line that is none."""
         return [json.loads(line) for line in self.lines]
 
-    async def until_healthy_reply(self, timeout: float = 10) -> dict[str, Any]:
+    async def until_healthy_reply(self, timeout: float = 30) -> dict[str, Any]:
         """Poll until it answers health checks."""
         deadline = asyncio.get_running_loop().time() + timeout
         while True:
