@@ -9,7 +9,6 @@ reached read the same mapping. Source: contract ``wasmcloud:httpserver`` and its
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import stat
@@ -123,12 +122,12 @@ def _document(text: str) -> Mapping[str, Any]:
 def _from_base64(text: str) -> Mapping[str, Any]:
     compact = "".join(text.split()).rstrip("=")
     try:
-        data = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-        return _document(data.decode())
-    except (binascii.Error, UnicodeDecodeError) as error:
+        document = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True).decode()
+    except ValueError as error:
         raise ValueError(
             f"{shown(text)} is not base64 of a JSON document (example: the output of 'base64 -w0 settings.json')"
         ) from error
+    return _document(document)
 
 
 def _from_file(text: str) -> Mapping[str, Any]:

@@ -175,19 +175,19 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._head_size = 0
         parser = self._parser
         assert parser is not None
-        self._line.append(
-            Exchange(
-                parser.get_method().decode("ascii"),
-                self._target.decode("latin-1"),
-                parser.get_http_version(),
-                self._headers,
-                keep_alive=parser.should_keep_alive(),
-            )
+        exchange = Exchange(
+            parser.get_method().decode("ascii"),
+            self._target.decode("latin-1"),
+            parser.get_http_version(),
+            self._headers,
+            keep_alive=parser.should_keep_alive(),
         )
+        exchange.reply = self._oversize() or exchange.reply
+        self._line.append(exchange)
+        self._in_head = False
+        self._head_size = 0
 
     def on_body(self, body: bytes) -> None:
         exchange = self._line[-1]
@@ -223,17 +223,20 @@ class HttpConnection(asyncio.BufferedProtocol):
                 at = size
                 self._malformed(error)
             if self._in_head:
-                self._measure_head(len(piece))
+                self._head_size += len(piece)
+                if (reply := self._oversize()) is not None:
+                    self._refuse_rest(reply)
             self._advance()
 
-    def _measure_head(self, size: int) -> None:
+    def _oversize(self) -> Reply | None:
+        """The answer to a head that is too large, as far as it has come."""
         limits = self._server.limits
-        self._head_size += size
         if len(self._target) > limits.target_size:
-            self._refuse_rest(Reply(414, f"the request target is longer than {limits.target_size} bytes"))
-        elif self._head_size > limits.head_size or len(self._headers) > limits.headers:
+            return Reply(414, f"the request target is longer than {limits.target_size} bytes", ends=True)
+        if self._head_size > limits.head_size or len(self._headers) > limits.headers:
             reason = f"the request has more than {limits.head_size} bytes or {limits.headers} lines of headers"
-            self._refuse_rest(Reply(431, reason))
+            return Reply(431, reason, ends=True)
+        return None
 
     def _malformed(self, error: httptools.HttpParserError) -> None:
         if self._line and self._line[-1].complete and not self._line[-1].keep_alive:

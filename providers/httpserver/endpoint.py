@@ -17,6 +17,7 @@ import structlog
 
 from lattice.errors import Code, LatticeError
 from providers.httpserver import tls
+from providers.httpserver.limits import Limits
 from providers.httpserver.settings import format_address
 from providers.httpserver.tls import TlsFiles
 from providers.provider import LinkFailed
@@ -24,8 +25,6 @@ from providers.provider import LinkFailed
 log = structlog.get_logger()
 
 BACKLOG: Final = 1024
-RENEWAL_INTERVAL: Final = 10.0
-"""Seconds between two looks at the files of a certificate."""
 
 Protocols = Callable[[bool], asyncio.BaseProtocol]
 """Makes the protocol of a new connection; told whether it speaks TLS."""
@@ -34,11 +33,11 @@ Protocols = Callable[[bool], asyncio.BaseProtocol]
 class Endpoint:
     """Accepts connections at one address."""
 
-    def __init__(self, address: tuple[str, int], protocols: Protocols, *, handshake_timeout: float) -> None:
+    def __init__(self, address: tuple[str, int], protocols: Protocols, limits: Limits) -> None:
         self.address = address
         self.tls: TlsFiles | None = None
         self._protocols = protocols
-        self._handshake_timeout = handshake_timeout
+        self._limits = limits
         self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._renewal: asyncio.Task[None] | None = None
@@ -77,7 +76,7 @@ class Endpoint:
             sock=self._socket.dup(),
             backlog=BACKLOG,
             ssl=context,
-            ssl_handshake_timeout=self._handshake_timeout if secure else None,
+            ssl_handshake_timeout=self._limits.handshake if secure else None,
         )
         before, self._server = self._server, server
         if before is not None:
@@ -88,15 +87,15 @@ class Endpoint:
         self.tls = files
         if files is not None and context is not None:
             self._renewal = asyncio.get_running_loop().create_task(
-                _renew(context, files), name=f"certificate of {format_address(self.address)}"
+                _renew(context, files, self._limits.renewal), name=f"certificate of {format_address(self.address)}"
             )
 
 
-async def _renew(context: ssl.SSLContext, files: TlsFiles) -> None:
+async def _renew(context: ssl.SSLContext, files: TlsFiles, interval: float) -> None:
     """Load the certificate again whenever its files change; the old one stays while the new ones make no pair."""
     known = await _stamp(files)
     while True:
-        await asyncio.sleep(RENEWAL_INTERVAL)
+        await asyncio.sleep(interval)
         found = await _stamp(files)
         if found == known:
             continue

@@ -24,6 +24,8 @@ class Limits:
     """For the TLS handshake."""
     parting: float = 5.0
     """An idle connection that should not be used any more is kept so long, for a request that is under way."""
+    renewal: float = 10.0
+    """Between two looks at the files of a certificate."""
     head_size: int = 64 * 1024
     target_size: int = 16 * 1024
     headers: int = 256

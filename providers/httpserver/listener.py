@@ -56,7 +56,7 @@ class Listener:
         self._calls = calls
         self._room = room or Room(1_000_000)
         self._loop = asyncio.get_running_loop()
-        self._endpoint = Endpoint(address, self._protocol, handshake_timeout=self.limits.handshake)
+        self._endpoint = Endpoint(address, self._protocol, self.limits)
         self._connections: set[HttpConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._bytes = 0

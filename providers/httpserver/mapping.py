@@ -66,7 +66,7 @@ def request_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
     for raw_name, raw_value in raw:
         if not raw_value.isascii():
             continue
-        value = raw_value.decode("ascii")
+        value = raw_value.decode("ascii").rstrip(" \t")  # the parser takes off what stands before it only
         if not (value.isprintable() or value.replace("\t", " ").isprintable()):
             continue
         name = _lower_name(raw_name) if len(raw_name) <= 64 else raw_name.decode("latin-1").lower()
