@@ -149,6 +149,8 @@ def _from_file(text: str) -> Mapping[str, Any]:
 
 
 def _read(path: str, example: str) -> bytes:
+    if "\0" in path:
+        raise ValueError(f"{path!r} is not a path {example}")
     try:
         # Without O_NONBLOCK the opening of a named pipe waits for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

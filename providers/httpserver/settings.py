@@ -117,6 +117,8 @@ def _missing(path: str) -> str:
             return ""
     except OSError as error:
         return unreadable(path, error)
+    except ValueError:
+        return "not a path"
 
 
 def parse_address(text: str) -> tuple[str, int]:

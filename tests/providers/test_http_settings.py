@@ -174,7 +174,7 @@ BAD = {
     "max_age_secs": ("soon", "-5"),
     "config_json": ("{", "[1]", "7"),
     "config_b64": ("§", "A", b64([1])),
-    "config_file": ("/nowhere/settings.json", "settings.yaml", "relative.json"),
+    "config_file": ("/nowhere/settings.json", "settings.yaml", "relative.json", "\0.json"),
 }
 
 
