@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from benchmarks import guest_call, host_rpc, http_echo, kvcounter_redis, transport
+from benchmarks import guest_call, host_rpc, http_echo, idle_connections, kvcounter_redis, transport
 from benchmarks.report import main
 
 if __name__ == "__main__":
-    main(guest_call.measure, transport.measure, host_rpc.measure, http_echo.measure, kvcounter_redis.measure)
+    main(
+        guest_call.measure,
+        transport.measure,
+        host_rpc.measure,
+        http_echo.measure,
+        kvcounter_redis.measure,
+        idle_connections.measure,
+    )

@@ -29,7 +29,7 @@ _TARGET_PATH = "/some/path?a=1"
 
 
 @contextmanager
-def _application(url: str, port: int) -> Iterator[dict[str, int]]:
+def application(url: str, port: int) -> Iterator[dict[str, int]]:
     """The echo application on ``port``; its processes."""
     with tempfile.TemporaryDirectory() as folder:
         text = (ROOT / "manifests" / "echo.yaml").read_text()
@@ -46,7 +46,7 @@ def _application(url: str, port: int) -> Iterator[dict[str, int]]:
             up.kill()
 
 
-def _ask(port: int) -> bytes:
+def one_answer(port: int) -> bytes:
     """The body of one answer, which has to be that of all."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
@@ -60,7 +60,7 @@ def _ask(port: int) -> bytes:
     return body
 
 
-def _request(port: int) -> bytes:
+def post_request(port: int) -> bytes:
     head = f"POST {_TARGET_PATH} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(_BODY)}\r\n\r\n"
     return head.encode() + _BODY
 
@@ -71,16 +71,18 @@ async def measure(plan: Plan) -> list[Figure]:
     with (
         nats_server(jetstream=True) as server,
         responder("benchmarks.bare", "http", str(bare_port)) as bare,
-        _application(server.url, port) as processes,
+        application(server.url, port) as processes,
     ):
-        bodies = {each: _ask(each) for each in (bare_port, port)}
+        bodies = {each: one_answer(each) for each in (bare_port, port)}
         for body in bodies.values():
             if _BODY not in body:
                 raise RuntimeError(f"not an echo: {body!r}")
 
         def side(to: int, connections: int, processes: dict[str, int], seconds: float = plan.seconds) -> Side:
             async def once() -> Round:
-                return load(to, _request(to), bodies[to], connections=connections, seconds=seconds, processes=processes)
+                return load(
+                    to, post_request(to), bodies[to], connections=connections, seconds=seconds, processes=processes
+                )
 
             return once
 

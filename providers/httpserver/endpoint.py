@@ -1,7 +1,8 @@
 """The listening socket of one address, with or without TLS.
 
-The socket is bound once. Whoever serves it can be replaced, with another certificate or none, while clients go on
-connecting: both accept from the same queue for a moment.
+Connections are accepted here rather than by asyncio's server: that one forgets connections which it has accepted in the
+moment it is closed, so that it cannot be replaced under load by one with another certificate. Here the certificate is
+just a different one for the next connection.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from providers.provider import LinkFailed
 log = structlog.get_logger()
 
 BACKLOG: Final = 1024
+_AT_ONCE: Final = 256
+"""Connections accepted before others get their turn."""
+_PAUSE: Final = 1.0
+"""Seconds without accepting when the system has no room for a connection."""
 
 Protocols = Callable[[bool], asyncio.BaseProtocol]
 """Makes the protocol of a new connection; told whether it speaks TLS."""
@@ -38,57 +43,78 @@ class Endpoint:
         self.tls: TlsFiles | None = None
         self._protocols = protocols
         self._limits = limits
+        self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
-        self._server: asyncio.Server | None = None
+        self._context: ssl.SSLContext | None = None
+        self._greetings: set[asyncio.Task[None]] = set()
         self._renewal: asyncio.Task[None] | None = None
 
     async def open(self, files: TlsFiles | None) -> None:
         """Bind and accept. Raises LinkFailed (``127.0.0.1:8080 in use``) or InvalidLinkValues."""
-        context = await self._context(files)
-        self._socket = _bind(self.address)
+        await self.change(files)
         try:
-            await self._serve(files, context)
-        except BaseException:
+            self._socket = _bind(self.address)
+        except LinkFailed:
             self.close()
             raise
+        self._listen()
 
     async def change(self, files: TlsFiles | None) -> None:
         """Speak TLS with other files, or none, from the next connection on. After an error nothing has changed."""
-        await self._serve(files, await self._context(files))
-
-    def close(self) -> None:
-        """Free the port, at once."""
-        for closable in (self._server, self._socket):
-            if closable is not None:
-                closable.close()
-        if self._renewal is not None:
-            self._renewal.cancel()
-        self._server = self._socket = self._renewal = None
-
-    async def _context(self, files: TlsFiles | None) -> ssl.SSLContext | None:
-        return None if files is None else await asyncio.to_thread(tls.context, files)
-
-    async def _serve(self, files: TlsFiles | None, context: ssl.SSLContext | None) -> None:
-        assert self._socket is not None
-        secure = context is not None
-        server = await asyncio.get_running_loop().create_server(
-            lambda: self._protocols(secure),
-            sock=self._socket.dup(),
-            backlog=BACKLOG,
-            ssl=context,
-            ssl_handshake_timeout=self._limits.handshake if secure else None,
-        )
-        before, self._server = self._server, server
-        if before is not None:
-            before.close()
+        context = None if files is None else await asyncio.to_thread(tls.context, files)
+        self._context, self.tls = context, files
         if self._renewal is not None:
             self._renewal.cancel()
             self._renewal = None
-        self.tls = files
         if files is not None and context is not None:
-            self._renewal = asyncio.get_running_loop().create_task(
+            self._renewal = self._loop.create_task(
                 _renew(context, files, self._limits.renewal), name=f"certificate of {format_address(self.address)}"
             )
+
+    def close(self) -> None:
+        """Free the port, at once. Handshakes that are under way end as they may."""
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
+
+    def _listen(self) -> None:
+        if self._socket is not None:
+            self._loop.add_reader(self._socket, self._accept)
+
+    def _accept(self) -> None:
+        assert self._socket is not None
+        for _ in range(_AT_ONCE):
+            try:
+                accepted, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no more files, no more memory: nothing that trying harder would mend
+                log.warning("http.accept_failed", address=format_address(self.address), reason=str(error))
+                self._loop.remove_reader(self._socket)
+                self._loop.call_later(_PAUSE, self._listen)
+                return
+            accepted.setblocking(False)
+            task = self._loop.create_task(self._greet(accepted))
+            self._greetings.add(task)
+            task.add_done_callback(self._greetings.discard)
+
+    async def _greet(self, accepted: socket.socket) -> None:
+        """Give the connection its protocol, after the handshake where there is one."""
+        context = self._context
+        secure = context is not None
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: self._protocols(secure),
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=self._limits.handshake if secure else None,
+            )
+        except OSError:  # TLS and time-outs included: a client that wants something else, or nothing any more
+            accepted.close()
 
 
 async def _renew(context: ssl.SSLContext, files: TlsFiles, interval: float) -> None:
