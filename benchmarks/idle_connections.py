@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.support.idle import idle_connections, most_connections, resident
-
 from benchmarks.http_echo import application, one_answer, post_request
 from benchmarks.http_load import load
 from benchmarks.processes import nats_server, responder
 from benchmarks.report import main
 from benchmarks.rounds import Figure, Plan, Round, alternate, processor_seconds
+from tests.support.idle import idle_connections, most_connections, resident
 from tests.support.nats import free_port
 
 WANTED = 10_000
