@@ -356,7 +356,7 @@ def sign_actor(
     if call_alias is not None:
         wascap["call_alias"] = call_alias
     wascap["prov"] = False
-    body = _body(account, module, wascap, expires=expires, not_before=not_before, issued_at=issued_at)
+    body = _body(account, module.public, wascap, expires=expires, not_before=not_before, issued_at=issued_at)
     return wasmfile.append_token(stripped, jwt.encode(body, account))
 
 
@@ -370,18 +370,44 @@ def sign_provider(
     revision: int = 0,
     version: str = "",
     target_hashes: Mapping[str, str] | None = None,
+    config_schema: object = None,
     expires: int | None = None,
     not_before: int | None = None,
     issued_at: int | None = None,
 ) -> str:
-    """The token of a provider; ``target_hashes`` maps ``arch-os`` to the upper-case hex SHA-256 of the binary."""
+    """The token of a provider; ``target_hashes`` maps ``arch-os`` to the upper-case hex SHA-256 of the binary.
+
+    ``config_schema`` is a JSON schema of the link values, as parsed.
+    """
     _require(account, Role.ACCOUNT)
     _require(service, Role.SERVICE)
     wascap: dict[str, Any] = {"name": name, "capid": contract_id, "vendor": vendor}
     wascap |= _release(revision, version)
     wascap["target_hashes"] = dict(sorted((target_hashes or {}).items()))
-    body = _body(account, service, wascap, expires=expires, not_before=not_before, issued_at=issued_at)
+    if config_schema is not None:
+        wascap["config_schema"] = config_schema
+    body = _body(account, service.public, wascap, expires=expires, not_before=not_before, issued_at=issued_at)
     return jwt.encode(body, account)
+
+
+def resign_provider(token: str, *, account: KeyPair, target_hashes: Mapping[str, str]) -> str:
+    """The token with other hashes, signed anew by the same account; all else that it says stays.
+
+    Raises BadClaims when the token is not sound, or of another account: what is said about a provider would then
+    change its author unnoticed.
+    """
+    claims = read_provider_token(token)
+    if account.public != claims.issuer:
+        raise BadClaims(
+            Problem.MALFORMED,
+            f"{claims.subject} is signed by {claims.issuer}, and the key given is that of {account.public}",
+        )
+    parsed = jwt.decode("claims", token).body
+    wascap = {**parsed["wascap"], "target_hashes": dict(sorted(target_hashes.items()))}
+    if not wascap.get("rev"):
+        wascap["rev"] = claims.revision  # a missing one counts as the issue time, which changes now
+    times = {"expires": claims.expires, "not_before": claims.not_before}
+    return jwt.encode(_body(account, claims.subject, wascap, issued_at=None, **times), account)
 
 
 def _require(key: KeyPair, role: Role) -> None:
@@ -397,7 +423,7 @@ def _release(revision: int, version: str) -> dict[str, Any]:
 
 def _body(
     account: KeyPair,
-    subject: KeyPair,
+    subject: str,
     wascap: Mapping[str, Any],
     *,
     expires: int | None,
@@ -411,7 +437,7 @@ def _body(
     body["jti"] = "".join(secrets.choice(_ALPHANUMERIC) for _ in range(22))
     body["iat"] = int(time.time()) if issued_at is None else issued_at
     body["iss"] = account.public
-    body["sub"] = subject.public
+    body["sub"] = subject
     if not_before is not None:
         body["nbf"] = not_before
     body["wascap"] = wascap
