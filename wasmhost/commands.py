@@ -128,11 +128,14 @@ class Commands:
 
     async def _start_provider(self, body: Any) -> None:
         command = StartProvider.from_dict(body)
-        self._providers.start(
-            command.provider_ref,
-            link_name=command.link_name,
-            configuration=command.configuration or "",
-            annotations=command.annotations,
+        self._providers.check_start(command.provider_ref, command.link_name)
+        self._work(
+            self._providers.start(
+                command.provider_ref,
+                link_name=command.link_name,
+                configuration=command.configuration or "",
+                annotations=command.annotations,
+            )
         )
 
     async def _stop_provider(self, body: Any) -> None:

@@ -143,7 +143,10 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
 
 def detected_labels() -> dict[str, str]:
     """The reserved labels of this machine, spelled as the classic hosts do."""
-    arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    machine = platform.machine().lower()
+    arch = {"amd64": "x86_64", "arm64": "aarch64", "i686": "x86", "armv7l": "arm", "armv6l": "arm"}.get(
+        machine, machine
+    )
     system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, sys.platform)
     return {
         "hostcore.arch": arch,

@@ -35,7 +35,7 @@ from wasmhost.inventory import HostFacts
 from wasmhost.linking import Linking
 from wasmhost.metadata import Metadata
 from wasmhost.outbound import Outbound
-from wasmhost.provider_image import ProviderImage, resolve_provider
+from wasmhost.provider_image import ProviderImages
 from wasmhost.state import StateFolder
 from wasmhost.supervisor import ProviderSupervisor
 
@@ -49,10 +49,10 @@ class Host:
     had been opened by then is closed again.
     """
 
-    def __init__(self, config: HostConfig, *, resolve: Callable[[str], ProviderImage] = resolve_provider) -> None:
-        """``resolve`` says what a provider reference means; raises LatticeError."""
+    def __init__(self, config: HostConfig, *, images: Callable[[HostConfig], ProviderImages] = ProviderImages) -> None:
+        """``images`` makes what finds the images of providers."""
         self.config = config
-        self._resolve = resolve
+        self._images = images
         self.identity: Identity
         self.metadata: Metadata
         self.actors: ActorRegistry
@@ -117,7 +117,7 @@ class Host:
 
         parts.callback(lambda: publisher.publish(*self.facts.stopped()))
         self.providers = providers = ProviderSupervisor(
-            config, identity, metadata, publisher.publish, rpc, resolve=self._resolve
+            config, identity, metadata, publisher.publish, rpc, images=self._images(config)
         )
         parts.push_async_callback(providers.close)
 

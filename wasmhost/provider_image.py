@@ -1,17 +1,24 @@
 """What a provider reference means: whose claims it has and which program runs.
 
-Providers that come with this distribution are named ``bundled:NAME``. Provider archives from files and registries
-follow; until then they are refused with a sentence that says so.
+Providers that come with this distribution are named ``bundled:NAME``; those of other makers are archives.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from lattice import bundled
-from lattice.claims import ProviderClaims
-from lattice.errors import Code, LatticeError
+from lattice.claims import ProviderClaims, check_times
+from lattice.errors import Code
+from wasmhost.config import HostConfig
+from wasmhost.images.archive_file import load_archive
+from wasmhost.images.files import ImageError
+from wasmhost.images.programs import ProgramStore, StoredProgram
+from wasmhost.images.reference import BundledReference, parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +31,8 @@ class ProviderImage:
     command: tuple[str, ...]
     ours: bool
     """Built on our SDK: it leaves when its standard input closes, and answers link messages."""
+    program: StoredProgram | None = None
+    """The unpacked file that ``command`` runs; None where nothing was unpacked."""
 
     @property
     def public_key(self) -> str:
@@ -37,27 +46,60 @@ class ProviderImage:
     def name(self) -> str:
         return self.claims.name
 
+    async def check(self) -> None:
+        """To be done before each start. Raises ClaimsRefused (expired meanwhile) or ImageError (program changed)."""
+        check_times(self.claims, time.time())
+        if self.program is not None:
+            await asyncio.to_thread(self.program.check)
 
-def resolve_provider(reference: str) -> ProviderImage:
-    """The image that ``reference`` names; raises LatticeError that says what can be started instead."""
-    if not bundled.is_bundled(reference):
-        raise LatticeError(
-            f"provider reference {reference[:200]!r} is not supported yet: only bundled providers can be started "
-            f"({', '.join(bundled.SCHEME + name for name in bundled.BUNDLED)})",
-            code=Code.UNSUPPORTED,
+
+class ProviderImages:
+    """Finds what provider references mean, for one host."""
+
+    def __init__(self, config: HostConfig) -> None:
+        self._config = config
+        self._programs = ProgramStore(config.state_dir / "programs")
+
+    def known(self, reference: str) -> ProviderImage | None:
+        """The image, where nothing has to be read for it; None for others.
+
+        Raises LatticeError for what cannot be started here whatever it holds, with what can be started instead.
+        """
+        place = parse(reference)
+        if isinstance(place, BundledReference):
+            found = bundled.find(place.text.strip())
+            command = (sys.executable, "-P", "-m", found.module)
+            return ProviderImage(reference=reference, claims=found.claims(), command=command, ours=True)
+        self._check_permitted(reference)
+        return None
+
+    async def load(self, reference: str) -> ProviderImage:
+        """The image, read and checked in a worker thread.
+
+        Raises ImageError (cannot be had), MalformedMessage (no archive, or not what was signed), NotAuthorized
+        (untrusted account, times) and what :meth:`known` raises.
+        """
+        known = self.known(reference)
+        if known is not None:
+            return known
+        place = parse(reference)
+        assert not isinstance(place, BundledReference)
+        return await asyncio.to_thread(self._load_file, reference, place.path)
+
+    def _check_permitted(self, reference: str) -> None:
+        if not self._config.allow_file_load:
+            raise ImageError(
+                f"provider file loading is disabled: {reference[:200]}; allow it on this host with --allow-file-load "
+                "or WASMCLOUD_ALLOW_FILE_LOAD=true",
+                code=Code.NOT_AUTHORIZED,
+            )
+
+    def _load_file(self, reference: str, path: Path) -> ProviderImage:
+        image = load_archive(path, trusted=self._config.trusted_issuers, programs=self._programs, now=time.time())
+        return ProviderImage(
+            reference=reference,
+            claims=image.claims,
+            command=(str(image.program.path),),
+            ours=False,
+            program=image.program,
         )
-    found = bundled.find(reference)
-    return ProviderImage(
-        reference=reference,
-        claims=ProviderClaims(
-            subject=found.public_key,
-            issuer=found.issuer,
-            name=found.title,
-            contract_id=found.contract_id,
-            vendor=found.vendor,
-            revision=found.revision,
-            version=found.version,
-        ),
-        command=(sys.executable, "-P", "-m", found.module),
-        ours=True,
-    )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Final
 
 import structlog
 
 from lattice import events, subjects
+from lattice.claims import ClaimsError
 from lattice.control import ProviderDescription
 from lattice.errors import Code, LatticeError
 from lattice.hostdata import HostData
@@ -22,7 +24,7 @@ from wasmhost.identity import Identity
 from wasmhost.metadata import Metadata
 from wasmhost.process import child_environment
 from wasmhost.provider import Publish, SupervisedProvider, Surroundings, Timing, request_link
-from wasmhost.provider_image import ProviderImage, resolve_provider
+from wasmhost.provider_image import ProviderImages
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +43,7 @@ class ProviderSupervisor:
         publish_event: Publish,
         transport: Transport,
         *,
-        resolve: Callable[[str], ProviderImage] = resolve_provider,
+        images: ProviderImages | None = None,
         timing: Timing | None = None,
     ) -> None:
         self._config = config
@@ -49,7 +51,7 @@ class ProviderSupervisor:
         self._metadata = metadata
         self._publish = publish_event
         self._transport = transport
-        self._resolve = resolve
+        self._images = images or ProviderImages(config)
         self._providers: dict[tuple[str, str], SupervisedProvider] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._surroundings = Surroundings(
@@ -64,7 +66,20 @@ class ProviderSupervisor:
             timing=timing or Timing(shutdown_delay=config.provider_shutdown_delay),
         )
 
-    def start(
+    def check_start(self, reference: str, link_name: str) -> None:
+        """Raise LatticeError, and publish ``provider_start_failed``, for a start that cannot succeed.
+
+        What only the image could tell is not looked at: a command is acknowledged before files are read.
+        """
+        with self._telling_failure(reference, link_name):
+            subjects.validate_link_name(link_name)
+            image = self._images.known(reference)
+            for provider in self._providers.values():
+                same = provider.image.reference == reference if image is None else provider.key[0] == image.public_key
+                if same and provider.link_name == link_name and not provider.failed_to_start:
+                    raise LatticeError(ALREADY_RUNNING, code=Code.CONFLICT)
+
+    async def start(
         self,
         reference: str,
         *,
@@ -72,25 +87,18 @@ class ProviderSupervisor:
         configuration: str = "",
         annotations: Mapping[str, str] | None = None,
     ) -> SupervisedProvider:
-        """Begin to start a provider; what becomes of it shows in events and in its description.
+        """Load a provider and begin to start it; what becomes of that shows in events and in its description.
 
         Raises LatticeError, and publishes ``provider_start_failed``, when it cannot even be tried. A provider that
         has failed so far is replaced; one that is up is a conflict.
         """
-        try:
+        with self._telling_failure(reference, link_name):
             subjects.validate_link_name(link_name)
-            image = self._resolve(reference)
+            image = await self._images.load(reference)
             key = image.public_key, link_name
             present = self._providers.get(key)
             if present is not None and not present.failed_to_start:
                 raise LatticeError(ALREADY_RUNNING, code=Code.CONFLICT)
-        except LatticeError as error:
-            self._publish(
-                *events.provider_start_failed(
-                    provider_ref=reference, link_name=link_name, error=str(error), code=error.code
-                )
-            )
-            raise
         provider = SupervisedProvider(
             image,
             link_name=link_name,
@@ -101,6 +109,19 @@ class ProviderSupervisor:
         self._providers[key] = provider
         self._spawn(self._begin(provider, present))
         return provider
+
+    @contextlib.contextmanager
+    def _telling_failure(self, reference: str, link_name: str) -> Iterator[None]:
+        try:
+            yield
+        except LatticeError as error:
+            problem = error.problem if isinstance(error, ClaimsError) else None
+            self._publish(
+                *events.provider_start_failed(
+                    provider_ref=reference, link_name=link_name, error=str(error), code=error.code, problem=problem
+                )
+            )
+            raise
 
     async def stop(self, provider_id: str, link_name: str) -> None:
         """Stop a provider and return when its process is gone. Raises LatticeError when it does not run here."""

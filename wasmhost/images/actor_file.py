@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import stat
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +15,10 @@ from pathlib import Path
 from lattice.claims import ActorClaims, check_times, check_trust, read_actor
 from lattice.errors import Code, LatticeError
 from wasmhost.config import HostConfig
+from wasmhost.images.files import ImageError, name_file, opened
 from wasmhost.images.reference import FileReference, parse
 
 MAX_ACTOR_BYTES = 256 * 1024 * 1024
-
-
-class ImageError(LatticeError):
-    """An image cannot be had; the message names it, the reason and what to do."""
-
-    code = Code.INVALID
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,32 +58,11 @@ def _load(reference: str, path: Path, trusted: Collection[str], now: float) -> A
         check_trust(claims, trusted)
         check_times(claims, now)
     except LatticeError as exc:
-        _name_file(exc, path)
+        name_file(exc, path)
         raise
     return ActorImage(reference=reference, wasm=wasm, digest=hashlib.sha256(wasm).hexdigest(), claims=claims)
 
 
 def _read(path: Path) -> bytes:
-    try:
-        # non-blocking: opening a named pipe must not hold the thread for ever
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError(f"{path} is not a regular file; name a signed .wasm file")
-            if status.st_size > MAX_ACTOR_BYTES:
-                raise ImageError(f"{path} holds {status.st_size} bytes, above the limit of {MAX_ACTOR_BYTES}")
-            with open(descriptor, "rb", closefd=False) as file:
-                return file.read(MAX_ACTOR_BYTES)
-        finally:
-            os.close(descriptor)
-    except FileNotFoundError as exc:
-        raise ImageError(f"there is no file {path} on this host; check the path", code=Code.NOT_FOUND) from exc
-    except OSError as exc:
-        raise ImageError(f"{path} cannot be read: {exc.strerror}; check its permissions") from exc
-
-
-def _name_file(exc: LatticeError, path: Path) -> None:
-    """Put the file in front of the error's sentence: claims do not know where they came from."""
-    if str(path) not in str(exc):
-        exc.args = (f"{path}: {exc}",)
+    with opened(path, most=MAX_ACTOR_BYTES, wanted="a signed .wasm file") as file:
+        return file.read(MAX_ACTOR_BYTES)

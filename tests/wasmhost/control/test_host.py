@@ -30,7 +30,7 @@ from tests.support.nats import NatsServer, free_port
 from tests.wasmhost.control.waiting import EventLog, alive, until
 from wasmhost.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host, is_loopback
-from wasmhost.provider_image import ProviderImage, resolve_provider
+from wasmhost.provider_image import ProviderImage, ProviderImages
 from wasmhost.state import StateError
 
 T = TypeVar("T")
@@ -42,16 +42,18 @@ STORE = bundled.find("bundled:keyvalue")
 OTHER_STORE = KeyPair.from_raw(Role.SERVICE, bytes([21]) * 32).public
 
 
-def resolve(reference: str) -> ProviderImage:
-    """A second provider of the key-value contract, which is the bundled one under another key."""
-    if reference != "test:store":
-        return resolve_provider(reference)
-    claims = ProviderClaims(
-        subject=OTHER_STORE, issuer=bundled.ISSUER, name="other store", contract_id=STORE.contract_id
-    )
-    return ProviderImage(
-        reference=reference, claims=claims, command=(sys.executable, "-P", "-m", STORE.module), ours=True
-    )
+class OtherStore(ProviderImages):
+    """Knows a second provider of the key-value contract, which is the bundled one under another key."""
+
+    def known(self, reference: str) -> ProviderImage | None:
+        if reference != "test:store":
+            return super().known(reference)
+        claims = ProviderClaims(
+            subject=OTHER_STORE, issuer=bundled.ISSUER, name="other store", contract_id=STORE.contract_id
+        )
+        return ProviderImage(
+            reference=reference, claims=claims, command=(sys.executable, "-P", "-m", STORE.module), ours=True
+        )
 
 
 def trusting(config: HostConfig, *files: Path) -> HostConfig:
@@ -128,7 +130,7 @@ async def eventually(ask: Callable[[], Awaitable[T]]) -> T:
 
 
 async def test_relinking_under_load_fails_no_request(config: HostConfig, client: Connection) -> None:
-    async with Host(trusting(config, COUNTER), resolve=resolve) as host:
+    async with Host(trusting(config, COUNTER), images=OtherStore) as host:
         application = Application(host, client, COUNTER)
         await application.deploy("bundled:keyvalue", "test:store")
         bucket = f"relinked-{config.lattice}"
@@ -173,7 +175,7 @@ async def test_a_host_ends_in_time_while_its_server_is_gone(config: HostConfig, 
     try:
         async with asyncio.timeout(20):
             async with Host(replace(config, rpc=endpoint, control=endpoint, providers=endpoint)) as host:
-                provider = host.providers.start("bundled:httpserver")
+                provider = await host.providers.start("bundled:httpserver")
                 await until(lambda: provider.running)
                 pid = provider.pid
                 await asyncio.to_thread(server.stop)

@@ -33,7 +33,7 @@ from wasmhost.linking import Linking
 from wasmhost.log_lines import read_log_line
 from wasmhost.metadata import Metadata
 from wasmhost.provider import Timing
-from wasmhost.provider_image import ProviderImage, resolve_provider
+from wasmhost.provider_image import ProviderImage, ProviderImages
 from wasmhost.state import StateFolder
 from wasmhost.supervisor import ProviderSupervisor
 
@@ -69,8 +69,13 @@ IMAGES = {
 }
 
 
-def resolve(reference: str) -> ProviderImage:
-    return IMAGES[reference] if reference in IMAGES else resolve_provider(reference)
+class TestImages(ProviderImages):
+    """The programs above beside the bundled ones and archives."""
+
+    __test__ = False
+
+    def known(self, reference: str) -> ProviderImage | None:
+        return IMAGES.get(reference) or super().known(reference)
 
 
 class Room:
@@ -87,7 +92,7 @@ class Room:
         return found
 
     async def started(self, reference: str, **options: str) -> ProviderDescription:
-        provider = self.supervisor.start(reference, **options)
+        provider = await self.supervisor.start(reference, **options)
         await self.events.wait("provider_started", public_key=provider.image.public_key)
         return self.described(provider.image.public_key)
 
@@ -104,7 +109,7 @@ async def room(config: HostConfig, client: Connection, lattice: str) -> AsyncIte
             trouble_interval=0.2, health_interval=1.0, backoff=(0.1, 1.0), start_timeout=2.0, hung_after=3.0
         )
         supervisor = ProviderSupervisor(
-            config, identity, metadata, publisher.publish, client, resolve=resolve, timing=timing
+            config, identity, metadata, publisher.publish, client, images=TestImages(config), timing=timing
         )
         linking = Linking(metadata, supervisor, publisher.publish, grace=1.0)
         yield Room(supervisor, metadata, linking, events)
@@ -153,10 +158,10 @@ async def test_a_bundled_provider_starts_is_described_and_stops(room: Room) -> N
 async def test_a_second_start_under_the_same_link_name_is_a_conflict(room: Room) -> None:
     await room.started("bundled:httpserver")
     with pytest.raises(LatticeError, match="already running") as caught:
-        room.supervisor.start("bundled:httpserver")
+        await room.supervisor.start("bundled:httpserver")
     assert caught.value.code == "conflict"
     await room.events.wait("provider_start_failed", provider_ref="bundled:httpserver")
-    room.supervisor.start("bundled:httpserver", link_name="other")
+    await room.supervisor.start("bundled:httpserver", link_name="other")
     with pytest.raises(LatticeError, match="provider with that link name is not running"):
         await room.supervisor.stop(HTTP.public_key, "third")
 
@@ -171,20 +176,20 @@ async def test_a_second_start_under_the_same_link_name_is_a_conflict(room: Room)
 async def test_a_provider_that_cannot_start_says_why_and_is_tried_again(
     room: Room, reference: str, reason: str
 ) -> None:
-    provider = room.supervisor.start(reference)
+    provider = await room.supervisor.start(reference)
     failed = await room.events.wait("provider_start_failed", provider_ref=reference, count=2)
     assert failed.data["error"] == reason
     described = room.described(provider.image.public_key)
     assert described.restarts >= 1
     await until(lambda: provider.condition is Condition.FAILED)
     assert provider.error == reason
-    room.supervisor.start(reference)  # not a conflict: it never ran
+    await room.supervisor.start(reference)  # not a conflict: it never ran
     await room.supervisor.stop(provider.image.public_key, "default")
     assert room.supervisor.descriptions() == []
 
 
 async def test_a_provider_that_never_answers_is_reported(room: Room) -> None:
-    provider = room.supervisor.start("test:mute")
+    provider = await room.supervisor.start("test:mute")
     failed = await room.events.wait("provider_start_failed", provider_ref="test:mute")
     assert "no answer to health checks for 2 s" in failed.data["error"]
     assert room.described(provider.image.public_key).state == "degraded"
