@@ -311,7 +311,7 @@ def stop_actor(app: App, actor: str, host_text: str | None) -> None:
 
     async def work(session: Session) -> list[Placed]:
         meant, inventories = await find_running(session, actor)
-        host_ids = await _hosts_of(session, meant.key, inventories, host_text)
+        host_ids = await hosts_of(session, meant.key, inventories, host_text)
         return [await _stop_on(session, meant, host_id) for host_id in host_ids]
 
     stopped = app.run(work)
@@ -322,9 +322,10 @@ def stop_actor(app: App, actor: str, host_text: str | None) -> None:
         app.output.text(f"stopped {placed.name} ({shorten(placed.actor_id, 13)}) on {placed.host_name}")
 
 
-async def _hosts_of(
+async def hosts_of(
     session: Session, actor_id: str, inventories: Sequence[Inventory], host_text: str | None
 ) -> list[str]:
+    """The hosts on which an actor runs, or the one of them that is meant. Raises Problem."""
     running = [i.host_id for i in inventories if any(actor.id == actor_id for actor in i.actors)]
     if host_text is None:
         return running
@@ -384,7 +385,7 @@ def scale_actor(app: App, actor: str, count: int, host_text: str | None) -> None
 
     async def work(session: Session) -> Placed:
         meant, inventories = await find_running(session, actor)
-        host_ids = await _hosts_of(session, meant.key, inventories, host_text)
+        host_ids = await hosts_of(session, meant.key, inventories, host_text)
         if len(host_ids) > 1:
             raise invalid(f"{meant.describe()} runs on {len(host_ids)} hosts", "choose one with --host")
         reference, annotations = _one_set(meant, host_ids[0], inventories)

@@ -89,6 +89,7 @@ cli = Group(
                 "host": f"{_CLI}.hosts:stop_host",
             },
         ),
+        "update": Group("update", "Put a newer revision in place.", {"actor": f"{_CLI}.update:update_actor"}),
         "scale": Group("scale", "Change how many instances run.", {"actor": f"{_CLI}.actors:scale_actor"}),
         "link": Group(
             "link",

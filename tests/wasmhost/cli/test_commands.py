@@ -134,6 +134,28 @@ def test_an_actor_is_started_called_scaled_and_stopped(host: str, wasmhost: Wasm
     assert "no host runs actor" in wasmhost("call", started["actor_id"], "Any.Thing", code=3).err
 
 
+def test_an_actor_is_updated_and_what_cannot_take_over_is_refused(
+    host: str, wasmhost: Wasmhost, account: KeyPair, tmp_path: Path, clean: None
+) -> None:
+    module = KeyPair.generate(Role.MODULE)
+    for revision in (1, 2):
+        signed = claims.sign_actor(
+            wasmfile.strip(ECHO.read_bytes()), account=account, module=module, name="Changing", revision=revision
+        )
+        (tmp_path / f"v{revision}.wasm").write_bytes(signed)
+    first, second = str(tmp_path / "v1.wasm"), str(tmp_path / "v2.wasm")
+    assert "no actor 'changing'" in wasmhost("update", "actor", "changing", second, code=3).err
+    wasmhost("start", "actor", first, "--count", "2")
+    updated = wasmhost("update", "actor", "changing", second, "-o", "json").json
+    assert updated["updated"][0] | {"image_ref": "", "host_name": ""} == {
+        "host_id": host, "host_name": "", "image_ref": "", "revision": 2, "before": 1, "instances": 2
+    }  # fmt: skip
+    assert "not newer" in wasmhost("update", "actor", host, updated["actor_id"], first, code=5).err
+    assert "holds actor" in wasmhost("update", "actor", "changing", str(ECHO), code=5).err
+    assert "missing.wasm" in wasmhost("update", "actor", "changing", str(tmp_path / "missing.wasm"), code=3).err
+    assert wasmhost("get", "actors", "-o", "json").json["actors"][0]["revision"] == 2
+
+
 def test_scaling_to_nothing_stops_the_actor(host: str, wasmhost: Wasmhost, clean: None) -> None:
     wasmhost("start", "actor", str(ECHO))
     assert "0 instances" in wasmhost("scale", "actor", "echo", "0").out

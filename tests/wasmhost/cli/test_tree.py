@@ -29,8 +29,8 @@ def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tup
 LEAVES = list(leaves(cli))
 COMMANDS = """
     up / down / host / get hosts / get inventory / get actors / get providers / get links / get claims / start actor /
-    start provider / stop actor / stop provider / stop host / scale actor / link put / link del / link query / call /
-    claims inspect / claims sign / keys gen / events
+    start provider / stop actor / stop provider / stop host / update actor / scale actor / link put / link del /
+    link query / call / claims inspect / claims sign / keys gen / events
 """
 
 
