@@ -20,6 +20,7 @@ from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import Column, Output, Row, shorten
 from wasmhost.cli.problems import Problem, hint_for, invalid, not_found, timed_out
 from wasmhost.cli.session import Session, refused
+from wasmhost.cli.watching import watch_option
 from wasmhost.guest.calls import Limits
 from wasmhost.limits import LimitError
 
@@ -93,6 +94,7 @@ def image_reference(text: str) -> str:
 
 @click.command("actors", short_help="the actors of the lattice")
 @lattice_options
+@watch_option
 @pass_app
 def get_actors(app: App) -> None:
     """Show the actors that run in the lattice."""

@@ -16,6 +16,7 @@ from wasmhost.state import Keyring, StatePaths, locate
 
 if TYPE_CHECKING:
     from wasmhost.cli.session import Session
+    from wasmhost.cli.watching import Held
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,6 +34,8 @@ class App:
     state: str = ""
     name: str = ""
     """Name of the ``up`` or host that is meant, where a user runs several."""
+    held: Held | None = field(default=None, repr=False)
+    """The connection of a command that goes on watching."""
 
     def context(self) -> context.Context:
         """Where the lattice is. Raises ContextError."""
@@ -60,6 +63,8 @@ class App:
         from wasmhost import logs
         from wasmhost.cli.session import Session
 
+        if self.held is not None:
+            return self.held.run(work)
         logs.configure("warning", structured=self.output.json)
 
         async def connected() -> T:

@@ -17,6 +17,7 @@ from lattice.keys import KeyPair, Role
 from wasmhost.cli.app import App, lattice_options, output_option, pass_app, state_option
 from wasmhost.cli.output import Column, Row, duration
 from wasmhost.cli.problems import Problem, invalid
+from wasmhost.cli.watching import watch_option
 
 DAY = 86_400
 SHORT_CONTRACTS = {
@@ -251,6 +252,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 @click.command("claims", short_help="the claims that the lattice knows")
 @lattice_options
+@watch_option
 @pass_app
 def get_claims(app: App) -> None:
     """Show the claims of the actors and providers that the lattice knows, running or not."""

@@ -14,6 +14,7 @@ from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.output import Column, Output, Row, duration
 from wasmhost.cli.problems import hint_for, timed_out
 from wasmhost.cli.session import Session, refused
+from wasmhost.cli.watching import watch_option
 
 STOP_TIMEOUT = 30.0
 
@@ -45,6 +46,7 @@ def inventory_document(inventory: Inventory) -> dict[str, Any]:
 
 @click.command("hosts", short_help="the hosts of the lattice")
 @lattice_options
+@watch_option
 @pass_app
 def get_hosts(app: App) -> None:
     """Show the hosts of the lattice."""
@@ -75,6 +77,7 @@ def get_hosts(app: App) -> None:
 @click.command("inventory", short_help="what runs on each host")
 @click.argument("host", required=False)
 @lattice_options
+@watch_option
 @pass_app
 def get_inventory(app: App, host: str | None) -> None:
     """Show what runs on HOST (default: on every host): actors, providers, their state."""

@@ -22,6 +22,7 @@ from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import Column, Row, shorten
 from wasmhost.cli.problems import Problem, invalid, not_found, timed_out
 from wasmhost.cli.session import Session, refused
+from wasmhost.cli.watching import watch_option
 
 READY_TIMEOUT = 10.0
 LOOK = "wasmhost get links"
@@ -63,6 +64,7 @@ def link_document(link: LinkDefinition, state: LinkState | None) -> dict[str, An
 
 @click.command("links", short_help="the links of the lattice")
 @lattice_options
+@watch_option
 @pass_app
 def get_links(app: App) -> None:
     """Show which actor may call which provider, with the values the provider was given."""

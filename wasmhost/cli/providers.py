@@ -17,6 +17,7 @@ from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import Column, Output, Row, shorten
 from wasmhost.cli.problems import Problem, not_found, timed_out
 from wasmhost.cli.session import Session, refused
+from wasmhost.cli.watching import watch_option
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 15.0
@@ -82,6 +83,7 @@ def candidates(inventories: Sequence[Inventory]) -> list[Candidate]:
 
 @click.command("providers", short_help="the providers of the lattice")
 @lattice_options
+@watch_option
 @pass_app
 def get_providers(app: App) -> None:
     """Show the capability providers that run in the lattice, their state, and why when it is not `ready`."""

@@ -65,6 +65,10 @@ class Session:
         """Take ``hosts`` as the only ones, without asking."""
         self._hosts = list(hosts)
 
+    def forget(self) -> None:
+        """Ask for the hosts again when they are wanted next."""
+        self._hosts = None
+
     async def hosts(self) -> list[HostPing]:
         """The hosts of the lattice by name, asked once per command; may be empty."""
         if self._hosts is None:
