@@ -170,7 +170,7 @@ class Feed:
                 self._arrived.set()
             return
         try:
-            revision, sequence, pending = _positions(reply)
+            revision, sequence, pending = positions(reply)
         except ValueError:
             self._fail(f"a message without its position: {reply[:200]}")
             return
@@ -186,7 +186,7 @@ class Feed:
         self._arrived.set()
 
 
-def _positions(reply: str) -> tuple[int, int, int]:
+def positions(reply: str) -> tuple[int, int, int]:
     """Sequence in the stream, sequence in the consumer and messages pending, from a message's reply subject.
 
     ``$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>``; newer servers may put a

@@ -43,6 +43,7 @@ class JetStream:
     def __init__(self, connection: Connection, what: str, domain: str = "") -> None:
         self._connection = connection
         self._what = what
+        self._kind = what.partition(" ")[0]
         self.api = f"$JS.{domain}.API" if domain else "$JS.API"
         """First tokens of all API subjects."""
 
@@ -116,15 +117,13 @@ class JetStream:
         except Unreachable as error:
             if error.code is not Code.NO_RESPONDERS:
                 raise
-            raise self.missing() from error
+            # Only requests about what a stream holds are heard by that stream alone.
+            deleted = "" if subject.startswith(f"{self.api}.STREAM.") else f", or the {self._kind} was deleted"
+            raise StoreUnavailable(
+                f"{self._what}: JetStream is off on the NATS server at {self._connection.server}{deleted}; "
+                "start the server with -js"
+            ) from error
         return reply.headers, reply.payload
-
-    def missing(self) -> StoreUnavailable:
-        """The error for a request that nobody took."""
-        return StoreUnavailable(
-            f"{self._what}: JetStream is off on the NATS server at {self._connection.server}, "
-            f"or the {self._what.partition(' ')[0]} was deleted; start the server with -js"
-        )
 
     def strange(self, what: str) -> MalformedMessage:
         """The error for an answer that makes no sense."""
