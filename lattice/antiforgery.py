@@ -14,18 +14,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lattice import jwt
 from lattice.errors import MalformedMessage
 from lattice.invocation import Entity, Invocation
 from lattice.keys import KeyPair
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as HASH
+
 LIFETIME: Final = 300.0
 """Seconds until a token of ours expires; long, as a classic peer whose clock runs ahead would refuse otherwise."""
 
 _ALPHANUMERIC = string.ascii_letters + string.digits
 _MOST_CONSTANTS = 4096
+_JOINED = 16 * 1024
 
 
 def invocation_hash(origin_url: str, target_url: str, operation: str, msg: bytes) -> str:
@@ -33,9 +37,14 @@ def invocation_hash(origin_url: str, target_url: str, operation: str, msg: bytes
 
     ``target_url`` ends with the operation, which closes the ambiguity that the missing separators would leave.
     """
-    digest = sha256(f"{origin_url}{target_url}{operation}".encode())
+    digest = hashing(origin_url, target_url, operation)
     digest.update(msg)
     return digest.hexdigest().upper()
+
+
+def hashing(origin_url: str, target_url: str, operation: str) -> HASH:
+    """The beginning of that hash, for a ``msg`` that comes in pieces."""
+    return sha256(f"{origin_url}{target_url}{operation}".encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +82,28 @@ class Signer:
     def host_id(self) -> str:
         return self._host_id
 
-    def sign(self, *, origin: Entity, target: Entity, operation: str, msg: bytes) -> Invocation:
-        """The invocation with a new id, valid from now on for the signer's lifetime."""
+    def new_id(self) -> str:
+        """An id that no other invocation has."""
+        return f"{self._id_prefix}{next(self._count):016x}"
+
+    def sign(
+        self, *, origin: Entity, target: Entity, operation: str, msg: bytes, invocation_id: str | None = None
+    ) -> Invocation:
+        """The invocation, valid from now on for the signer's lifetime, with a new id unless it has one already.
+
+        Safe to be called in another thread, which for many megabytes is kinder to the loop.
+        """
         constants = self._constants.get((origin.url, target.url, operation))
         if constants is None:
             constants = self._remember(origin.url, target.url, operation)
         number = next(self._count)
-        invocation_id = f"{self._id_prefix}{number:016x}"
+        if invocation_id is None:
+            invocation_id = f"{self._id_prefix}{number:016x}"
         now = int(self._clock())
         body = (
             f'{{"exp":{now + self._lifetime},"jti":"{self._jti_prefix}{number % 10_000_000_000:010d}","iat":{now},'
             f'"iss":"{self._key.public}","sub":"{invocation_id}",{constants.json}'
-            f'{sha256(constants.hashed + msg).hexdigest().upper()}"}},"wascap_revision":3}}'
+            f'{_hashed(constants.hashed, msg)}"}},"wascap_revision":3}}'
         )
         return Invocation(
             origin=origin,
@@ -107,6 +126,14 @@ class Signer:
         )
         self._constants[origin_url, target, operation] = constants
         return constants
+
+
+def _hashed(constant: bytes, msg: bytes) -> str:
+    if len(msg) <= _JOINED:  # one call with joined bytes is faster than two, until the copy costs more
+        return sha256(constant + msg).hexdigest().upper()
+    digest = sha256(constant)
+    digest.update(msg)
+    return digest.hexdigest().upper()
 
 
 def _quoted(text: str) -> str:

@@ -146,6 +146,11 @@ class Invocation:
     """Bytes of the whole argument; more than ``len(msg)`` means chunked. None is sent as ``len(msg)``."""
     trace_context: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    @property
+    def chunked(self) -> bool:
+        """Whether the argument is elsewhere (:mod:`lattice.chunks`): ``msg`` is not all of it."""
+        return self.content_length is not None and self.content_length > len(self.msg)
+
     def encode(self) -> bytes:
         """A named map; ``content_length`` and all members of the entities are always there, since some peers fail
         without them."""
@@ -218,6 +223,11 @@ class InvocationResponse:
     """One of :class:`lattice.errors.Code`, the machine-readable reason of ``error``."""
     retry_after: float | None = None
     """Seconds after which a retry makes sense; travels as whole milliseconds."""
+
+    @property
+    def chunked(self) -> bool:
+        """Whether the result is elsewhere (:mod:`lattice.chunks`): ``msg`` is not all of it."""
+        return self.content_length is not None and self.content_length > len(self.msg)
 
     def encode(self) -> bytes:
         """A named map with ``invocation_id`` and ``content_length`` also on errors: the Rust hosts fail without."""

@@ -1,70 +1,160 @@
 """Calls over the lattice: signed invocations out, responses back, and what the serving side needs to answer.
 
 The time that a caller has left travels with each call (:data:`DEADLINE_HEADER`), so that work whose caller has given
-up is not begun. Classic peers neither send nor read it.
+up is not begun. Classic peers neither send nor read it. What is too large for one message goes through the object store
+(:mod:`lattice.chunks`).
 """
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import Final
 
 import structlog
 
 from lattice import subjects
 from lattice.antiforgery import Signer
+from lattice.chunks import EXTRA_TIME, LARGEST, MAX_MSG, Chunks
 from lattice.errors import Code, LatticeError, MalformedMessage, Overloaded, RemoteError, TooLarge, Unreachable
-from lattice.invocation import Entity, InvocationResponse
+from lattice.invocation import Entity, Invocation, InvocationResponse
 from lattice.transport import Headers, Transport
 
 log = structlog.get_logger(__name__)
 
 DEADLINE_HEADER: Final = "Wasmhost-Deadline-Ms"
 """Milliseconds that the caller goes on waiting, counted from the moment of sending."""
-MAX_MSG: Final = 921_600
-"""Largest ``msg`` in one message, in bytes: the classic threshold, which leaves room below NATS' 1 MiB for the rest."""
-
 _MAX_DEADLINE_DIGITS: Final = 9
 
 
 class RpcClient:
     """Calls actors and providers of one lattice in the name of one signer."""
 
-    def __init__(self, transport: Transport, lattice: str, signer: Signer) -> None:
+    def __init__(self, transport: Transport, lattice: str, signer: Signer, chunks: Chunks | None = None) -> None:
+        """Without ``chunks`` large arguments and results are refused."""
         self._transport = transport
         self._lattice = subjects.validate_lattice(lattice)
         self._signer = signer
+        self._chunks = chunks
 
-    async def call(self, *, origin: Entity, target: Entity, operation: str, msg: bytes, timeout: float) -> bytes:
+    async def call(
+        self,
+        *,
+        origin: Entity,
+        target: Entity,
+        operation: str,
+        msg: bytes,
+        timeout: float,
+        strict: bool = False,
+        max_reply: int = LARGEST,
+    ) -> bytes:
         """Sign, send and await the answer, at most ``timeout`` seconds; never repeated.
 
+        A payload that is stored first gets EXTRA_TIME more, as the classic libraries give it, unless ``strict``: then
+        ``timeout`` is what somebody else waits. A result of more than ``max_reply`` bytes is refused unread.
+
         Raises Unreachable (NO_RESPONDERS, TIMED_OUT or DISCONNECTED), Overloaded, RemoteError with the text and code of
-        the answer, TooLarge for the argument, MalformedMessage when the answer is not one, and NotAuthorized when the
-        NATS server does not permit the subject; ``invocation_id`` of the error names the call. Cancelling it does not
-        stop the target.
+        the answer, TooLarge for an argument that cannot be stored, MalformedMessage when the answer is not one, and
+        NotAuthorized when the NATS server does not permit the subject; ``invocation_id`` of the error names the call.
+        Cancelling it does not stop the target.
         """
-        if len(msg) > MAX_MSG:
-            raise TooLarge(
-                f"the argument of {operation} has {len(msg)} bytes; more than {MAX_MSG} are not supported yet"
-            )
         if target.link_name:
             subject = subjects.provider_rpc(self._lattice, target.public_key, target.link_name)
         else:
             subject = subjects.actor_rpc(self._lattice, target.public_key)
+        more = 0.0 if strict else EXTRA_TIME
+        if self._is_large(msg, operation):
+            return await self._call_large(
+                origin, target, operation, msg, subject=subject, timeout=timeout + more, more=more, max_reply=max_reply
+            )
+        invocation = self._signer.sign(origin=origin, target=target, operation=operation, msg=msg)
+        return await self._exchange(invocation, subject, timeout=timeout, more=more, max_reply=max_reply)
+
+    def _is_large(self, msg: bytes, operation: str) -> bool:
+        if self._chunks is not None:
+            return self._chunks.is_large(len(msg))
+        if len(msg) > MAX_MSG:
+            raise TooLarge(f"the argument of {operation} has {len(msg)} bytes; this client sends at most {MAX_MSG}")
+        return False
+
+    async def _call_large(
+        self,
+        origin: Entity,
+        target: Entity,
+        operation: str,
+        msg: bytes,
+        *,
+        subject: str,
+        timeout: float,
+        more: float,
+        max_reply: int,
+    ) -> bytes:
+        """Store the argument while it is hashed and signed, then send the envelope."""
+        assert self._chunks is not None
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        invocation_id = self._signer.new_id()
+        what = f"the argument of {operation}"
+
+        def sign() -> Invocation:
+            return self._signer.sign(
+                origin=origin, target=target, operation=operation, msg=msg, invocation_id=invocation_id
+            )
+
+        try:
+            async with asyncio.timeout_at(end):
+                stored, signed = await asyncio.gather(
+                    self._chunks.send(invocation_id, msg, what=what), asyncio.to_thread(sign)
+                )
+        except TimeoutError:
+            raise Unreachable(f"{what}, {len(msg)} bytes, could not be stored within {timeout:g} s") from None
+        envelope = replace(signed, msg=b"", content_length=len(msg))
+        try:
+            return await self._exchange(envelope, subject, timeout=end - loop.time(), more=more, max_reply=max_reply)
+        except BaseException:
+            self._chunks.discard(stored)  # maybe nobody has read it, and nobody will
+            raise
+
+    async def _exchange(
+        self, invocation: Invocation, subject: str, *, timeout: float, more: float, max_reply: int
+    ) -> bytes:
         milliseconds = int(timeout * 1000)
         if milliseconds <= 0:
-            raise Unreachable(f"no time left to call {operation} on {subject}", code=Code.TIMED_OUT)
-        invocation = self._signer.sign(origin=origin, target=target, operation=operation, msg=msg)
+            raise Unreachable(f"no time left to call {invocation.operation} on {subject}", code=Code.TIMED_OUT)
+        end = asyncio.get_running_loop().time() + timeout + more
         try:
             reply = await self._transport.request(
                 subject, invocation.encode(), timeout=timeout, headers={DEADLINE_HEADER: str(milliseconds)}
             )
-            return _answer(InvocationResponse.decode(reply.payload), invocation.id, operation)
+            response = InvocationResponse.decode(reply.payload)
+            _check(response, invocation.id)
+            if response.chunked:
+                return await self._fetch(response, invocation, end=end, max_reply=max_reply)
+            return response.msg
         except LatticeError as error:
             error.invocation_id = invocation.id
             raise
 
+    async def _fetch(
+        self, response: InvocationResponse, invocation: Invocation, *, end: float, max_reply: int
+    ) -> bytes:
+        name, what = answer_name(invocation.id), f"the answer to {invocation.operation}"
+        size = response.content_length or 0
+        if self._chunks is None or size > max_reply:
+            if self._chunks is not None:
+                self._chunks.drop(name)
+            limit = MAX_MSG if self._chunks is None else max_reply
+            raise RemoteError(f"{what} has {size} bytes; at most {limit} are taken here", code=Code.REPLY_TOO_LARGE)
+        return await self._chunks.receive(name, size, what=what, deadline=end)
 
-def _answer(response: InvocationResponse, invocation_id: str, operation: str) -> bytes:
+
+def answer_name(invocation_id: str) -> str:
+    """The name under which the result of an invocation is stored."""
+    return f"{invocation_id}-r"
+
+
+def _check(response: InvocationResponse, invocation_id: str) -> None:
+    """Raise the error that a response holds, or MalformedMessage for one to another call."""
     if response.error is not None:
         raise _remote_error(response)
     # Some classic hosts leave the id out; a wrong one would hand one call's answer to another.
@@ -72,13 +162,6 @@ def _answer(response: InvocationResponse, invocation_id: str, operation: str) ->
         raise MalformedMessage(
             f"invocation response: answers invocation {response.invocation_id[:80]}, not {invocation_id}"
         )
-    if response.content_length is not None and response.content_length > len(response.msg):
-        raise RemoteError(
-            f"the answer to {operation} has {response.content_length} bytes and waits in the object store, "
-            "which is not supported yet",
-            code=Code.TOO_LARGE,
-        )
-    return response.msg
 
 
 def _remote_error(response: InvocationResponse) -> LatticeError:
@@ -119,9 +202,29 @@ def reply_bytes(response: InvocationResponse, *, limit: int = MAX_MSG) -> bytes:
     """``response`` as it is sent; one whose ``msg`` is larger than ``limit`` becomes an error that says so."""
     size = len(response.msg)
     if size > limit:
-        error = TooLarge(f"the answer has {size} bytes; more than {limit} are not supported yet")
+        error = LatticeError(
+            f"the answer has {size} bytes; at most {limit} fit into one message", code=Code.REPLY_TOO_LARGE
+        )
         return failure(response.invocation_id, error).encode()
     return response.encode()
+
+
+async def store_answer(chunks: Chunks, response: InvocationResponse, operation: str) -> InvocationResponse:
+    """Store a large ``msg`` for the caller; the response to send then, or the error that tells what went wrong."""
+    size, what = len(response.msg), f"the answer to {operation}"
+    error: LatticeError
+    try:
+        async with asyncio.timeout(EXTRA_TIME):
+            await chunks.send(answer_name(response.invocation_id), response.msg, what=what)
+        return replace(response, msg=b"", content_length=size)
+    except TimeoutError:
+        error = Unreachable(f"{what}, {size} bytes, could not be stored within {EXTRA_TIME:g} s")
+    except TooLarge as problem:
+        error = LatticeError(str(problem), code=Code.REPLY_TOO_LARGE)
+    except LatticeError as problem:
+        error = problem
+    log.warning("call.answer_not_stored", invocation=response.invocation_id[:80], bytes=size, reason=str(error))
+    return failure(response.invocation_id, error)
 
 
 def respond(transport: Transport, reply: str, response: InvocationResponse) -> None:
@@ -138,7 +241,8 @@ def respond(transport: Transport, reply: str, response: InvocationResponse) -> N
     try:
         try:
             transport.publish(reply, reply_bytes(response))
-        except TooLarge as error:
-            transport.publish(reply, failure(response.invocation_id, error).encode())
+        except TooLarge as problem:
+            too_large = LatticeError(str(problem), code=Code.REPLY_TOO_LARGE)
+            transport.publish(reply, failure(response.invocation_id, too_large).encode())
     except LatticeError as error:
         log.warning("call.answer_lost", invocation=response.invocation_id[:80], reason=str(error))

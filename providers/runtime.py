@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 import structlog
 
 from lattice.antiforgery import Signer
+from lattice.chunks import Chunks
 from lattice.connection import ConnectOptions, connect
 from lattice.errors import LatticeError, MalformedMessage
 from lattice.hostdata import MAX_LINE, HostData
@@ -82,17 +83,18 @@ async def serve(provider: Provider, host_data: HostData) -> None:
             seed=host_data.lattice_rpc_user_seed,
         )
     )
+    chunks = Chunks(connection, host_data.lattice_rpc_prefix, domain=host_data.js_domain or "")
     try:
         key = KeyPair.from_seed(host_data.invocation_seed)
         signer = Signer(key, host_data.host_id)
         provider.connection = connection
         provider.host_data = host_data
         provider.lattice = SignedCalls(
-            RpcClient(connection, host_data.lattice_rpc_prefix, signer), host_data, provider.contract_id
+            RpcClient(connection, host_data.lattice_rpc_prefix, signer, chunks), host_data, provider.contract_id
         )
         await provider.started()
         links = LinkBook(provider)
-        service = Service(provider, host_data, connection, links, on_shutdown=stop.set)
+        service = Service(provider, host_data, connection, chunks, links, on_shutdown=stop.set)
         try:
             await service.open()
             gc.collect()
@@ -107,6 +109,7 @@ async def serve(provider: Provider, host_data: HostData) -> None:
             await provider.stopped()
         log.info("provider.stopped", contract=provider.contract_id, link_name=host_data.link_name)
     finally:
+        await chunks.close()
         await connection.drain()
 
 

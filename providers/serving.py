@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 import structlog
 
 from lattice import rpc, subjects, wire
-from lattice.errors import Code, LatticeError, MalformedMessage, NotLinked, Overloaded, Unreachable
+from lattice.chunks import EXTRA_TIME, LARGEST, Chunks, Digest
+from lattice.errors import Code, LatticeError, MalformedMessage, NotLinked, Overloaded, TooLarge, Unreachable
 from lattice.hostdata import HostData
 from lattice.invocation import Invocation, InvocationResponse
 from lattice.links import LinkDefinition
 from lattice.transport import Headers, Subscription, Transport
-from lattice.verify import Authority, ReplayWindow, verify_invocation
+from lattice.verify import Authority, ReplayWindow, verify_chunked, verify_invocation
 from providers.linkbook import LinkBook, LinkState, LinkStatus
 from providers.logs import Sampled
 from providers.provider import Call, Provider
@@ -29,6 +30,8 @@ MOST_SECONDS: Final = 600.0
 """Longest call, whatever its caller would wait."""
 MOST_MARGIN: Final = 0.1
 """Seconds before the caller gives up at which it is told that its call was not done; less for short calls."""
+MOST_FETCHED: Final = 256 * 1024 * 1024
+"""Bytes of arguments from the object store that calls may hold; beyond, they are refused as overloaded."""
 PUT_TIMEOUT: Final = 5.0
 """Seconds after which a put is answered with the state so far."""
 
@@ -41,6 +44,7 @@ class Service:
         provider: Provider,
         host_data: HostData,
         transport: Transport,
+        chunks: Chunks,
         links: LinkBook,
         *,
         on_shutdown: Callable[[], None],
@@ -49,6 +53,8 @@ class Service:
         self._provider = provider
         self._host_data = host_data
         self._transport = transport
+        self._chunks = chunks
+        self._fetched = 0
         self._links = links
         self._on_shutdown = on_shutdown
         self._clock = clock
@@ -119,27 +125,41 @@ class Service:
         try:
             invocation = Invocation.decode(payload)
             invocation_id = invocation.id
-            call = self._admit(invocation, headers)
+            if invocation.chunked:
+                work = self._begin_chunked(invocation, headers, reply)
+            else:
+                work = self._answer(self._admit(invocation, headers), invocation.msg, reply)
+        except Unreachable:
+            return  # the caller gave up already: nobody reads an answer
         except LatticeError as error:
-            if isinstance(error, Unreachable):
-                return  # the caller gave up already: nobody reads an answer
-            if (more := self._complaints.due()) is not None:
-                log.warning(
-                    "call.refused", invocation=invocation_id, code=str(error.code), reason=str(error), not_logged=more
-                )
-            rpc.respond(self._transport, reply, rpc.failure(invocation_id, error))
+            self._refuse(reply, invocation_id, error)
             return
-        self._spawn(self._loop.create_task(self._answer(call, invocation.msg, reply)))
+        self._spawn(self._loop.create_task(work))
+
+    def _refuse(self, reply: str, invocation_id: str, error: LatticeError) -> None:
+        if (more := self._complaints.due()) is not None:
+            log.warning(
+                "call.refused", invocation=invocation_id, code=str(error.code), reason=str(error), not_logged=more
+            )
+        rpc.respond(self._transport, reply, rpc.failure(invocation_id, error))
 
     def _admit(self, invocation: Invocation, headers: Headers) -> Call:
-        remaining = min(rpc.remaining(headers, self._timeout), MOST_SECONDS)
+        remaining = self._remaining(headers)
+        verify_invocation(
+            invocation, target_key=self._key, authority=self._authority, replay=self._replay, now=self._clock()
+        )
+        return self._authorise(invocation, remaining)
+
+    def _remaining(self, headers: Headers, more: float = 0.0) -> float:
+        """Seconds for this call; ``more`` of them than usual where its caller does not say how long it waits."""
+        remaining = min(rpc.remaining(headers, self._timeout + more), MOST_SECONDS)
         if remaining <= 0:
             raise Unreachable("the caller gave up", code=Code.TIMED_OUT)
         if len(self._tasks) >= MOST_CALLS:
             raise Overloaded(f"{self._contract}: {MOST_CALLS} calls are running")
-        verify_invocation(
-            invocation, target_key=self._key, authority=self._authority, replay=self._replay, now=self._clock()
-        )
+        return remaining
+
+    def _authorise(self, invocation: Invocation, remaining: float) -> Call:
         if invocation.target.link_name != self._link_name:
             raise MalformedMessage(f"target link name mismatch: {invocation.target.link_name!r} != {self._link_name!r}")
         actor = invocation.origin.public_key
@@ -157,6 +177,34 @@ class Service:
         seconds = remaining - min(MOST_MARGIN, remaining / 10)
         return Call(link, invocation.operation, invocation.id, self._loop.time() + seconds, seconds)
 
+    def _begin_chunked(self, invocation: Invocation, headers: Headers, reply: str) -> Coroutine[Any, Any, None]:
+        """Everything that can refuse a call before its argument is fetched; the rest of the call."""
+        length = invocation.content_length or 0
+        if length > LARGEST:
+            raise TooLarge(f"{invocation.operation}: an argument of {length} bytes is above the limit of {LARGEST}")
+        remaining = self._remaining(headers, EXTRA_TIME)
+        if self._fetched + length > MOST_FETCHED:
+            raise Overloaded(f"{self._contract}: large arguments of calls hold {self._fetched} bytes already")
+        digest = verify_chunked(
+            invocation, target_key=self._key, authority=self._authority, replay=self._replay, now=self._clock()
+        )
+        call = self._authorise(invocation, remaining)
+        self._fetched += length
+        return self._run_chunked(call, length, digest, reply)
+
+    async def _run_chunked(self, call: Call, length: int, digest: Digest, reply: str) -> None:
+        what = f"the argument of {call.operation}"
+        try:
+            payload = await self._chunks.receive(
+                call.invocation, length, what=what, digest=digest, deadline=call.deadline
+            )
+        except LatticeError as error:
+            self._refuse(reply, call.invocation, error)
+        else:
+            await self._answer(call, payload, reply)
+        finally:
+            self._fetched -= length
+
     async def _answer(self, call: Call, payload: bytes, reply: str) -> None:
         try:
             try:
@@ -165,6 +213,8 @@ class Service:
             except TimeoutError:
                 raise self._provider.late(call) from None
             response = InvocationResponse(msg=msg, invocation_id=call.invocation)
+            if self._chunks.is_large(len(msg)) and subjects.is_inbox(reply):
+                response = await rpc.store_answer(self._chunks, response, call.operation)
         except LatticeError as error:
             if (more := self._complaints.due()) is not None:
                 log.warning(

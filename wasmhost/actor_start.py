@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lattice.chunks import Chunks
 from lattice.transport import Transport
 from wasmhost.admission import Admission
 from wasmhost.config import HostConfig
@@ -23,6 +24,7 @@ class ActorStarter:
         config: HostConfig,
         engine: Engine,
         transport: Transport,
+        chunks: Chunks,
         admission: Admission,
         outbound: Outbound,
         trace: bool = False,
@@ -30,6 +32,7 @@ class ActorStarter:
         self._config = config
         self._engine = engine
         self._transport = transport
+        self._chunks = chunks
         self._admission = admission
         self._outbound = outbound
         self._trace = trace
@@ -47,7 +50,7 @@ class ActorStarter:
             module,
             actor=claims.subject,
             limits=bounds,
-            host_calls=self._outbound.host_call(claims.subject, capabilities),
+            host_calls=self._outbound.host_call(claims.subject, capabilities, max_reply=bounds.reply),
             instances=instances,
         )
         try:
@@ -62,6 +65,7 @@ class ActorStarter:
         inbound = Inbound(
             actor,
             transport=self._transport,
+            chunks=self._chunks,
             lattice=self._config.lattice,
             admission=self._admission,
             default_timeout=self._config.rpc_timeout,

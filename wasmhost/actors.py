@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from lattice.chunks import Chunks
 from lattice.claims import check_times
 from lattice.errors import Code, LatticeError
 from lattice.inventory import ActorDescription, InstanceDescription
@@ -62,6 +63,7 @@ class ActorRegistry:
         host_id: str,
         engine: Engine,
         transport: Transport,
+        chunks: Chunks,
         directory: ActorDirectory,
         admission: Admission,
         outbound: Outbound,
@@ -73,7 +75,13 @@ class ActorRegistry:
         """``put_claims`` makes an actor's claims known to the lattice; its failure is logged, the actor runs."""
         self._config = config
         self._starter = ActorStarter(
-            config=config, engine=engine, transport=transport, admission=admission, outbound=outbound, trace=trace
+            config=config,
+            engine=engine,
+            transport=transport,
+            chunks=chunks,
+            admission=admission,
+            outbound=outbound,
+            trace=trace,
         )
         self._directory = directory
         self._events = ActorEvents(publish_event, host_id)

@@ -5,10 +5,40 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from lattice.errors import MalformedMessage, NotAuthorized
+from lattice.chunks import Digest
+from lattice.errors import LatticeError, MalformedMessage, NotAuthorized
 from lattice.invocation import Invocation
-from lattice.verify import MAX_AGE, SKEW, Authority, ReplayWindow, authorise_provider_origin, verify_invocation
+from lattice.verify import (
+    MAX_AGE,
+    SKEW,
+    Authority,
+    PayloadDigest,
+    ReplayWindow,
+    authorise_provider_origin,
+    verify_chunked,
+    verify_invocation,
+)
 from wasmhost.directory import RunningActor
+
+
+def _tell_forgery(error: LatticeError) -> None:
+    """Put in front what classic hosts do."""
+    error.args = (f"Anti-forgery check failed: {error}",)
+
+
+class _HostDigest:
+    """A digest whose refusal reads as all of this host's."""
+
+    def __init__(self, digest: PayloadDigest) -> None:
+        self._digest = digest
+        self.update = digest.update
+
+    def check(self) -> None:
+        try:
+            self._digest.check()
+        except NotAuthorized as exc:
+            _tell_forgery(exc)
+            raise
 
 
 class Admission:
@@ -46,8 +76,33 @@ class Admission:
                 skew=self._skew,
             )
         except (NotAuthorized, MalformedMessage) as exc:
-            exc.args = (f"Anti-forgery check failed: {exc}",)
+            _tell_forgery(exc)
             raise
+        self.authorise(invocation, actor)
+
+    def admit_chunked(self, invocation: Invocation, actor: RunningActor) -> Digest:
+        """As :meth:`admit`, for a call whose argument is still to be fetched: nothing is fetched for a stranger.
+
+        The call may run once the digest that this returns has seen the argument and found it right.
+        """
+        try:
+            digest = verify_chunked(
+                invocation,
+                target_key=actor.key,
+                authority=self._authority,
+                replay=self._replay,
+                now=self._clock(),
+                max_age=self._max_age,
+                skew=self._skew,
+            )
+        except (NotAuthorized, MalformedMessage) as exc:
+            _tell_forgery(exc)
+            raise
+        self.authorise(invocation, actor)
+        return _HostDigest(digest)
+
+    def authorise(self, invocation: Invocation, actor: RunningActor) -> None:
+        """Whether the origin of a verified call may call this actor now. Raises NotAuthorized."""
         authorise_provider_origin(invocation, actor.capabilities)
         self.require_current(actor)
 

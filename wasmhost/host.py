@@ -18,6 +18,7 @@ import structlog
 
 from lattice import subjects
 from lattice.antiforgery import Signer
+from lattice.chunks import Chunks
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.errors import NotAuthorized
 from lattice.rpc import RpcClient
@@ -124,9 +125,11 @@ class Host:
         trace = config.log_level == "debug"
         admission = Admission(Authority.for_host(identity.cluster, identity.issuers, config.lattice))
         directory = ActorDirectory()
+        chunks = Chunks(rpc, config.lattice, domain=config.js_domain or "")
+        parts.push_async_callback(chunks.close)
         outbound = Outbound(
             lattice=config.lattice,
-            rpc=RpcClient(rpc, config.lattice, Signer(identity.cluster, identity.host_id)),
+            rpc=RpcClient(rpc, config.lattice, Signer(identity.cluster, identity.host_id), chunks),
             view=metadata,
             directory=directory,
             admission=admission,
@@ -139,6 +142,7 @@ class Host:
             host_id=identity.host_id,
             engine=engine,
             transport=rpc,
+            chunks=chunks,
             directory=directory,
             admission=admission,
             outbound=outbound,

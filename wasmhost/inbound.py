@@ -1,20 +1,23 @@
 """Hop 1 of a call: a message on an actor's subject becomes a verified guest call, and its outcome the answer.
 
 The usual call is decoded, verified, run and answered inside the transport's callback, without a task: the guest
-finishes in one poll. Only a call that waits, for a host call or for a free instance, gets a task.
+finishes in one poll. Only a call that waits, for a host call, for a free instance or for a payload in the object store,
+gets a task.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 import structlog
 
 from lattice import subjects
-from lattice.errors import Code, LatticeError, MalformedMessage, TooLarge, Unreachable
+from lattice.chunks import EXTRA_TIME, Chunks, Digest
+from lattice.errors import Code, LatticeError, MalformedMessage, Overloaded, TooLarge, Unreachable
 from lattice.invocation import Invocation, InvocationResponse
-from lattice.rpc import MAX_MSG, failure, remaining, respond
+from lattice.rpc import failure, remaining, respond, store_answer
 from lattice.transport import Headers, Subscription, Transport
 from wasmhost.admission import Admission
 from wasmhost.budget import Budget
@@ -23,6 +26,8 @@ from wasmhost.guest.calls import CallContext, GuestCall
 
 log = structlog.get_logger()
 
+MOST_FETCHED: Final = 256 * 1024 * 1024
+"""Bytes of arguments from the object store that the calls of one actor may hold; beyond, calls are refused."""
 _LAST_ANSWERS: Final = 0.5
 UNKNOWN_ID: Final = "UNKNOWN"
 """Stands for the id of an invocation that could not be read. Source: classic Rust hosts."""
@@ -36,6 +41,7 @@ class Inbound:
         actor: RunningActor,
         *,
         transport: Transport,
+        chunks: Chunks,
         lattice: str,
         admission: Admission,
         default_timeout: float,
@@ -48,6 +54,8 @@ class Inbound:
         """
         self._actor = actor
         self._transport = transport
+        self._chunks = chunks
+        self._fetched = 0
         self._subject = subjects.actor_rpc(lattice, actor.key)
         self._admission = admission
         self._default_timeout = default_timeout
@@ -102,6 +110,9 @@ class Inbound:
         try:
             invocation = self._read(payload)
             invocation_id = invocation.id
+            if invocation.chunked:
+                self._spawn(self._begin_chunked(invocation, headers, reply))
+                return
             call = self._begin(invocation, headers)
             if call.done:
                 self._succeed(reply, invocation, call.result())
@@ -109,7 +120,10 @@ class Inbound:
         except Exception as exc:
             self._fail(reply, invocation_id, exc)
             return
-        task = self._loop.create_task(self._finish(call, reply, invocation))
+        self._spawn(self._finish(call, reply, invocation))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
@@ -121,29 +135,86 @@ class Inbound:
             raise MalformedMessage(f"Failed to deserialize invocation: {exc}") from exc
 
     def _begin(self, invocation: Invocation, headers: Headers) -> GuestCall:
-        length = invocation.content_length
-        if length is not None and length > len(invocation.msg):
-            raise TooLarge(
-                f"the argument of {length} bytes is in the object store, from which this host does not read yet; "
-                f"send at most {MAX_MSG} bytes in one message"
-            )
-        allowed = min(remaining(headers, self._default_timeout), self._longest_timeout)
-        if allowed <= 0:
-            # said before the signature is looked at: that costs more than all the rest
-            raise Unreachable("the caller had given up before the call began", code=Code.TIMED_OUT)
-        if (refusal := self._actor.pool.refusal(len(invocation.msg), allowed)) is not None:
-            raise refusal  # likewise, and under overload most calls end here
+        allowed = self._allowed(headers, len(invocation.msg))
         self._admission.admit(invocation, self._actor)
         context = CallContext(deadline=self._loop.time() + allowed, invocation_id=invocation.id)
         return self._actor.pool.begin(invocation.operation, invocation.msg, context)
 
+    def _allowed(self, headers: Headers, size: int, more: float = 0.0) -> float:
+        """Seconds for a call of ``size`` bytes, ``more`` than usual where its caller does not say how long it waits.
+
+        Raises Unreachable and Overloaded: said before the signature is looked at, which costs more than all the rest.
+        """
+        allowed = min(remaining(headers, self._default_timeout + more), self._longest_timeout + more)
+        if allowed <= 0:
+            raise Unreachable("the caller had given up before the call began", code=Code.TIMED_OUT)
+        if (refusal := self._actor.pool.refusal(size, allowed)) is not None:
+            raise refusal  # under overload most calls end here
+        return allowed
+
+    def _begin_chunked(self, invocation: Invocation, headers: Headers, reply: str) -> Coroutine[Any, Any, None]:
+        """Everything that can refuse a call before its argument is fetched; the rest of the call."""
+        length = invocation.content_length or 0
+        limit = self._actor.pool.limits.request
+        if length > limit:
+            raise TooLarge(
+                f"{invocation.operation}: a request of {length} bytes is above this actor's limit of {limit} bytes"
+            )
+        deadline = self._loop.time() + self._allowed(headers, length, EXTRA_TIME)
+        if self._fetched + length > MOST_FETCHED:
+            raise Overloaded(f"large requests to the actor {self._actor.key} hold {self._fetched} bytes already")
+        digest = self._admission.admit_chunked(invocation, self._actor)
+        self._fetched += length
+        return self._run_chunked(invocation, length, digest, deadline, reply)
+
+    async def _run_chunked(
+        self, invocation: Invocation, length: int, digest: Digest, deadline: float, reply: str
+    ) -> None:
+        try:
+            msg = await self._chunks.receive(
+                invocation.id,
+                length,
+                what=f"the argument of {invocation.operation}",
+                digest=digest,
+                deadline=deadline,
+            )
+            actor = self._actor  # maybe an update of the one that the call was let in for
+            self._admission.authorise(invocation, actor)
+            context = CallContext(deadline=deadline, invocation_id=invocation.id)
+            call = actor.pool.begin(invocation.operation, msg, context)
+        except Exception as exc:
+            self._fail(reply, invocation.id, exc)
+        else:
+            await self._finish(call, reply, invocation)
+        finally:
+            self._fetched -= length
+
     async def _finish(self, call: GuestCall, reply: str, invocation: Invocation) -> None:
         try:
-            self._succeed(reply, invocation, await call.wait())
+            self._succeed(reply, invocation, call.result() if call.done else await call.wait())
         except Exception as exc:
             self._fail(reply, invocation.id, exc)
 
     def _succeed(self, reply: str, invocation: Invocation, msg: bytes) -> None:
+        if self._chunks.is_large(len(msg)):
+            self._spawn(self._succeed_large(reply, invocation, msg))
+            return
+        self._note_success(invocation)
+        respond(self._transport, reply, InvocationResponse(msg=msg, invocation_id=invocation.id))
+
+    async def _succeed_large(self, reply: str, invocation: Invocation, msg: bytes) -> None:
+        self._note_success(invocation)
+        if not reply:
+            return
+        response = InvocationResponse(msg=msg, invocation_id=invocation.id)
+        try:
+            response = await store_answer(self._chunks, response, invocation.operation)
+        except Exception as exc:
+            self._fail(reply, invocation.id, exc)
+        else:
+            respond(self._transport, reply, response)
+
+    def _note_success(self, invocation: Invocation) -> None:
         if self._trace:
             log.debug(
                 "call.finished",
@@ -154,7 +225,6 @@ class Inbound:
                 operation=invocation.operation,
                 origin=invocation.origin.public_key,
             )
-        respond(self._transport, reply, InvocationResponse(msg=msg, invocation_id=invocation.id))
 
     def _fail(self, reply: str, invocation_id: str, error: Exception) -> None:
         if not isinstance(error, LatticeError):

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from lattice.chunks import LARGEST
 from lattice.errors import Code, LatticeError, Unreachable
 from lattice.invocation import Entity
 from lattice.keys import Role, is_key
@@ -88,8 +89,11 @@ class Outbound:
         self._loop = asyncio.get_running_loop()
         self._entities: dict[tuple[str, str, str], Entity] = {}
 
-    def host_call(self, actor_key: str, capabilities: frozenset[str]) -> HostCallHandler:
-        """What answers the host calls of one actor. Its identity is fixed here, never taken from the guest."""
+    def host_call(self, actor_key: str, capabilities: frozenset[str], *, max_reply: int = LARGEST) -> HostCallHandler:
+        """What answers the host calls of one actor. Its identity is fixed here, never taken from the guest.
+
+        ``max_reply``: bytes that the actor takes as an answer; a larger one is not even fetched.
+        """
         origin = Entity.actor(actor_key)
         builtins = Builtin(actor_key)
 
@@ -102,8 +106,8 @@ class Outbound:
             if link is not None:
                 authorise_capability(actor=actor_key, capabilities=capabilities, contract=contract)
                 target = self._entity(link.provider_id, call.binding, contract)
-                return await self._call_provider(origin, target, call, context)
-            return await self._call_actor(origin, self._find_actor(origin, call), call, context)
+                return await self._call_provider(origin, target, call, context, max_reply)
+            return await self._call_actor(origin, self._find_actor(origin, call), call, context, max_reply)
 
         return handle
 
@@ -119,14 +123,14 @@ class Outbound:
             actor=origin.public_key, contract=name[:200], link_name=call.binding[:80], lattice=self._lattice
         )
 
-    async def _call_provider(self, origin: Entity, target: Entity, call: HostCall, context: CallContext) -> bytes:
+    async def _call_provider(
+        self, origin: Entity, target: Entity, call: HostCall, context: CallContext, max_reply: int
+    ) -> bytes:
         allowed = budget(context, self._loop.time())
         if self._trace:
             self._log_call("nats", origin, target, call)
         try:
-            return await self._rpc.call(
-                origin=origin, target=target, operation=call.operation, msg=call.payload, timeout=allowed
-            )
+            return await self._call_remote(origin, target, call, allowed, max_reply)
         except Unreachable as exc:
             status = self._provider_status(target.public_key, target.link_name)
             reason = f"{status} ({exc})" if status else str(exc)
@@ -136,7 +140,9 @@ class Outbound:
                 code=exc.code,
             ) from exc
 
-    async def _call_actor(self, origin: Entity, key: str, call: HostCall, context: CallContext) -> bytes:
+    async def _call_actor(
+        self, origin: Entity, key: str, call: HostCall, context: CallContext, max_reply: int
+    ) -> bytes:
         allowed = budget(context, self._loop.time())
         running = self._directory.get(key) if self._local else None
         target = running.entity if running is not None else self._entity(key, "", "")
@@ -145,14 +151,25 @@ class Outbound:
         if running is not None:
             return await self._call_locally(running, call, context, allowed)
         try:
-            return await self._rpc.call(
-                origin=origin, target=target, operation=call.operation, msg=call.payload, timeout=allowed
-            )
+            return await self._call_remote(origin, target, call, allowed, max_reply)
         except Unreachable as exc:
             raise Unreachable(
                 f"Failed to perform RPC call: request timeout: actor {key}: {exc}; see: wasmhost get actors",
                 code=exc.code,
             ) from exc
+
+    async def _call_remote(
+        self, origin: Entity, target: Entity, call: HostCall, allowed: float, max_reply: int
+    ) -> bytes:
+        return await self._rpc.call(
+            origin=origin,
+            target=target,
+            operation=call.operation,
+            msg=call.payload,
+            timeout=allowed,
+            strict=True,  # more time would only outlast whoever waits for the guest
+            max_reply=max_reply,
+        )
 
     async def _call_locally(self, target: RunningActor, call: HostCall, context: CallContext, allowed: float) -> bytes:
         if context.depth >= DEEPEST_LOCAL_CALL:

@@ -16,7 +16,6 @@ from providers.httpserver.connection import HttpConnection
 from providers.httpserver.endpoint import Endpoint
 from providers.httpserver.exchange import Exchange
 from providers.httpserver.limits import Limits
-from providers.httpserver.mapping import MAX_BODY
 from providers.httpserver.replies import Reply
 from providers.httpserver.routes import RouteTable
 from providers.httpserver.settings import format_address
@@ -170,7 +169,7 @@ class Listener:
         if len(self._tasks) >= limits.calls:
             return _TOO_MANY
         if exchange.length:
-            if exchange.length > min(most, MAX_BODY):
+            if exchange.length > most:
                 return _too_large(most)
             if self._bytes and self._bytes + exchange.length > limits.bodies:
                 return _TOO_MANY
@@ -184,7 +183,7 @@ class Listener:
         self._bytes += came
         assert exchange.route is not None
         most = exchange.route.policy.max_content
-        if exchange.size > min(most, MAX_BODY):
+        if exchange.size > most:
             exchange.reply = _too_large(most)
         elif self._bytes > self.limits.bodies and others > exchange.size - came:
             exchange.reply = _TOO_MANY
@@ -251,4 +250,4 @@ class Listener:
 
 
 def _too_large(most: int) -> Reply:
-    return Reply(413, f"the request body is larger than {min(most, MAX_BODY)} bytes")
+    return Reply(413, f"the request body is larger than {most} bytes")

@@ -18,14 +18,12 @@ from functools import lru_cache
 from typing import Final
 
 from lattice.contracts.httpserver import HttpRequest, HttpResponse
-from lattice.errors import Code, LatticeError, Overloaded, TooLarge
+from lattice.errors import Code, LatticeError, Overloaded
 from providers.httpserver.replies import Reply
 from providers.httpserver.routes import split_target
 
 INVOCATION_HEADER: Final = "Wasmhost-Invocation"
 """Response header with the invocation id, on errors."""
-MAX_BODY: Final = 921_600
-"""Largest request body in bytes: what fits into one message of the lattice."""
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _UNSAFE_VALUE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -154,9 +152,9 @@ def reply(reply: Reply, *, method: str, connection: str = "", added: str = "") -
 
 def failure_status(error: LatticeError) -> tuple[int, int | None]:
     """HTTP status and seconds for ``Retry-After`` of a call that failed."""
-    if isinstance(error, TooLarge):
-        return 413, None  # the request; an answer that is too large arrives as the peer's error, which is a 500
     match error.code:
+        case Code.TOO_LARGE:
+            return 413, None  # the request: for the provider, the actor, or a lattice without an object store
         case Code.OVERLOADED:
             wait = error.retry_after if isinstance(error, Overloaded) else 1.0
             return 503, max(1, round(wait + 0.49))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from lattice import rpc, subjects
+from lattice import antiforgery, rpc, subjects
 from lattice.antiforgery import Signer
+from lattice.chunks import MAX_MSG, Chunks
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.errors import (
     Code,
@@ -23,9 +27,10 @@ from lattice.errors import (
 )
 from lattice.invocation import Entity, Invocation, InvocationResponse
 from lattice.keys import KeyPair, Role
-from lattice.rpc import DEADLINE_HEADER, MAX_MSG, RpcClient, remaining
+from lattice.rpc import DEADLINE_HEADER, RpcClient, remaining
 from lattice.transport import Headers
 from tests.support.nats import NatsServer
+from tests.support.storing import Storing
 
 ACTOR = Entity.actor(KeyPair.generate(Role.MODULE).public)
 PROVIDER = Entity.provider(KeyPair.generate(Role.SERVICE).public, "wasmcloud:keyvalue", "default")
@@ -170,29 +175,150 @@ async def test_no_responders_and_no_time_are_told_apart(
     assert caught.value.code is Code.TIMED_OUT
 
 
-async def test_payloads_a_byte_either_side_of_the_limit(
-    connection: Connection, client: RpcClient, lattice: str
+@pytest.fixture
+async def chunks(connection: Connection, lattice: str) -> AsyncIterator[Chunks]:
+    chunks = Chunks(connection, lattice)
+    yield chunks
+    await chunks.close()
+
+
+@pytest.fixture
+def large_client(connection: Connection, lattice: str, chunks: Chunks) -> RpcClient:
+    key = KeyPair.generate(Role.CLUSTER)
+    return RpcClient(connection, lattice, Signer(key, KeyPair.generate(Role.HOST).public), chunks)
+
+
+async def in_store(connection: Connection, lattice: str) -> int:
+    """Messages in the object store of the lattice."""
+    reply = await connection.request(f"$JS.API.STREAM.INFO.OBJ_{lattice}", b"", timeout=5)
+    return int(json.loads(reply.payload)["state"]["messages"])
+
+
+async def test_payloads_a_byte_either_side_of_the_threshold(
+    connection: Connection, large_client: RpcClient, lattice: str, chunks: Chunks
 ) -> None:
-    def grow(invocation: Invocation) -> InvocationResponse:
-        return InvocationResponse(msg=b"y" * int(invocation.msg[:7]), invocation_id=invocation.id)
+    serving = Storing(connection, chunks)
+    await connection.subscribe(subjects.actor_rpc(lattice, ACTOR.public_key), serving)
+    for size in (MAX_MSG, MAX_MSG + 1):
+        payload = os.urandom(size)
+        assert await call(large_client, payload, timeout=2.0) == payload
+    (whole, headers), (chunked, more) = serving.asked
+    assert (len(whole.msg), whole.content_length) == (MAX_MSG, MAX_MSG)
+    assert (chunked.msg, chunked.content_length) == (b"", MAX_MSG + 1)
+    # The hash in the token is that of all bytes; the classic libraries wait 13 s longer.
+    claims = antiforgery.parse(chunked.encoded_claims)
+    assert claims.hash == antiforgery.invocation_hash(PROVIDER.url, f"{ACTOR.url}/Echo.Call", "Echo.Call", payload)
+    assert headers == {DEADLINE_HEADER: "2000"}
+    assert more is not None and 10_000 < int(more[DEADLINE_HEADER]) <= 15_000
+    await chunks.close()
+    assert await in_store(connection, lattice) == 0
 
-    await connection.subscribe(subjects.actor_rpc(lattice, ACTOR.public_key), Serving(connection, grow))
-    largest = b"%07d" % MAX_MSG + b" " * (MAX_MSG - 7)
-    assert len(await call(client, largest)) == MAX_MSG
-    with pytest.raises(TooLarge, match=f"has {MAX_MSG + 1} bytes"):
-        await call(client, largest + b" ")
-    with pytest.raises(RemoteError, match=f"has {MAX_MSG + 1} bytes") as caught:
-        await call(client, b"%07d" % (MAX_MSG + 1))
-    assert caught.value.code is Code.TOO_LARGE
+
+async def test_many_megabytes_go_and_come_back_several_at_a_time(
+    connection: Connection, large_client: RpcClient, lattice: str, chunks: Chunks
+) -> None:
+    await connection.subscribe(subjects.actor_rpc(lattice, ACTOR.public_key), Storing(connection, chunks))
+    payloads = [os.urandom(8 * 1024 * 1024), *(os.urandom(1_000_000 + number) for number in range(8))]
+    assert await asyncio.gather(*(call(large_client, payload) for payload in payloads)) == payloads
+    await chunks.close()
+    assert await in_store(connection, lattice) == 0
 
 
-async def test_a_chunked_answer_is_refused_by_name(connection: Connection, client: RpcClient, lattice: str) -> None:
+async def test_the_time_of_somebody_else_is_not_exceeded(
+    connection: Connection, large_client: RpcClient, lattice: str, chunks: Chunks
+) -> None:
+    serving = Storing(connection, chunks)
+    serving.seconds = 5
+    await connection.subscribe(subjects.actor_rpc(lattice, ACTOR.public_key), serving)
+    with pytest.raises(Unreachable) as caught:
+        await large_client.call(
+            origin=PROVIDER, target=ACTOR, operation="E.C", msg=bytes(MAX_MSG + 1), timeout=0.5, strict=True
+        )
+    assert caught.value.code is Code.TIMED_OUT
+    ((_, headers),) = serving.asked
+    assert headers is not None and int(headers[DEADLINE_HEADER]) <= 500
+
+
+@pytest.mark.parametrize("reason", ["nobody there", "an error", "cancelled"])
+async def test_an_argument_that_nobody_read_does_not_stay(
+    connection: Connection, large_client: RpcClient, lattice: str, chunks: Chunks, reason: str
+) -> None:
+    arrived = asyncio.Event()
+
+    def on_message(subject: str, reply: str, headers: Headers, payload: bytes) -> None:
+        arrived.set()
+        if reason == "an error":
+            answer = rpc.failure(Invocation.decode(payload).id, LatticeError("no", code=Code.TOO_LARGE))
+            rpc.respond(connection, reply, answer)
+
+    if reason != "nobody there":
+        await connection.subscribe(subjects.actor_rpc(lattice, ACTOR.public_key), on_message)
+    task = asyncio.create_task(call(large_client, bytes(MAX_MSG + 1)))
+    if reason == "cancelled":
+        await arrived.wait()
+        task.cancel()
+    with pytest.raises((LatticeError, asyncio.CancelledError)) as caught:
+        await task
+    if isinstance(caught.value, LatticeError):
+        assert caught.value.invocation_id
+    await chunks.close()
+    assert await in_store(connection, lattice) == 0
+
+
+async def test_an_answer_above_the_limit_is_not_even_read(
+    connection: Connection, large_client: RpcClient, lattice: str, chunks: Chunks
+) -> None:
+    await connection.subscribe(
+        subjects.actor_rpc(lattice, ACTOR.public_key), Storing(connection, chunks, size=MAX_MSG + 1)
+    )
+    with pytest.raises(RemoteError, match=f"has {MAX_MSG + 1} bytes; at most 1000 are taken") as caught:
+        await large_client.call(origin=PROVIDER, target=ACTOR, operation="E.C", msg=b"", timeout=2, max_reply=1000)
+    assert caught.value.code is Code.REPLY_TOO_LARGE
+    await chunks.close()
+    assert await in_store(connection, lattice) == 0
+
+
+async def test_an_answer_that_is_not_in_the_store_is_named(
+    connection: Connection, large_client: RpcClient, lattice: str
+) -> None:
     serving = Serving(connection, lambda i: InvocationResponse(invocation_id=i.id, content_length=MAX_MSG * 2).encode())
     await connection.subscribe(subjects.actor_rpc(lattice, ACTOR.public_key), serving)
-    with pytest.raises(RemoteError, match="object store") as caught:
-        await call(client)
-    assert caught.value.code is Code.TOO_LARGE
+    with pytest.raises(LatticeError, match=r"the answer to Echo.Call, 1843200 bytes, is not in the object") as caught:
+        await call(large_client)
+    assert caught.value.code is Code.NOT_FOUND
     assert caught.value.invocation_id == serving.asked[0][0].id
+
+
+async def test_an_answer_that_cannot_be_stored_becomes_an_error(tmp_path: Path, lattice: str) -> None:
+    server = NatsServer(tmp_path, jetstream=False).start()
+    connection = await connect(ConnectOptions(url=server.url))
+    chunks = Chunks(connection, lattice)
+    try:
+        await connection.subscribe(
+            subjects.actor_rpc(lattice, ACTOR.public_key), Storing(connection, chunks, size=MAX_MSG + 1)
+        )
+        client = RpcClient(connection, lattice, Signer(KeyPair.generate(Role.CLUSTER), "N"), chunks)
+        with pytest.raises(RemoteError, match=r"the answer to Echo.Call has 921601 bytes, and .* -js") as caught:
+            await call(client)
+        assert caught.value.code is Code.REPLY_TOO_LARGE
+        with pytest.raises(TooLarge, match=r"the argument of Echo.Call has 921601 bytes, and .* -js"):
+            await call(client, bytes(MAX_MSG + 1))
+    finally:
+        await chunks.close()
+        await connection.close()
+        server.stop()
+
+
+async def test_a_client_without_a_store_refuses_large_payloads(
+    connection: Connection, client: RpcClient, lattice: str
+) -> None:
+    serving = Serving(connection, lambda i: InvocationResponse(invocation_id=i.id, content_length=MAX_MSG * 2).encode())
+    await connection.subscribe(subjects.actor_rpc(lattice, ACTOR.public_key), serving)
+    with pytest.raises(TooLarge, match=f"has {MAX_MSG + 1} bytes"):
+        await call(client, bytes(MAX_MSG + 1))
+    with pytest.raises(RemoteError, match="has 1843200 bytes") as caught:
+        await call(client)
+    assert caught.value.code is Code.REPLY_TOO_LARGE
 
 
 async def test_no_answer_goes_to_a_subject_that_is_no_inbox(connection: Connection, lattice: str) -> None:

@@ -16,7 +16,7 @@ from lattice.errors import Code, MalformedMessage, NotAuthorized, NotLinked
 from lattice.invocation import Entity, Invocation
 from lattice.keys import KeyPair, Role, derive
 from lattice.links import LinkDefinition, LinkTable
-from lattice.verify import Authority, Delegation, ReplayWindow, verify_invocation
+from lattice.verify import Authority, Delegation, PayloadDigest, ReplayWindow, verify_chunked, verify_invocation
 from tests.support.strategies import ACTOR, CLUSTER, HOST, PROVIDER, json_values, texts
 
 NOW = 1_700_000_000.0
@@ -364,3 +364,68 @@ def test_a_host_call_needs_both_a_link_and_a_claim() -> None:
     )
     with pytest.raises(NotLinked, match=r"--link second$"):
         outbound(LinkTable([LINK]), {"wasmcloud:keyvalue"}, link_name="second")
+
+
+# ---- chunked calls
+
+
+def check_chunked(invocation: Invocation, *, replay: ReplayWindow | None = None, now: float = NOW) -> PayloadDigest:
+    return verify_chunked(
+        invocation,
+        target_key=PROVIDER.public,
+        authority=Authority.for_host(CLUSTER),
+        replay=replay if replay is not None else ReplayWindow(),
+        now=now,
+    )
+
+
+def announced(msg: bytes = b"payload", **options: Any) -> Invocation:
+    """A call whose payload is elsewhere."""
+    return replace(call(msg=msg, **options), msg=b"")
+
+
+@pytest.mark.parametrize("pieces", [[b"payload"], [b"pay", b"", b"load"], [b"p", b"a", b"y", b"l", b"o", b"a", b"d"]])
+def test_a_payload_is_compared_in_whatever_pieces_it_comes(pieces: list[bytes]) -> None:
+    invocation = announced()
+    assert invocation.chunked and Invocation.decode(invocation.encode()).chunked
+    digest = check_chunked(invocation)
+    for piece in pieces:
+        digest.update(piece)
+    digest.check()
+
+
+@pytest.mark.parametrize("pieces", [[], [b""], [b"payloaD"], [b"payload", b"!"], [b"load", b"pay"]])
+def test_another_payload_is_refused_in_the_classic_words(pieces: list[bytes]) -> None:
+    digest = check_chunked(announced())
+    for piece in pieces:
+        digest.update(piece)
+    with pytest.raises(NotAuthorized, match="Invocation hash does not match signed claims hash"):
+        digest.check()
+
+
+def test_everything_but_the_hash_is_checked_before_a_payload_is_fetched() -> None:
+    sound = announced()
+    token, _, signature = sound.encoded_claims.rpartition(".")
+    forged = f"{token}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}"
+    for bad, told in (
+        (announced(key=FOREIGN), "not among the list of valid issuers"),
+        (announced(at=NOW - 301, lifetime=900), "too old"),
+        (replace(announced(), id="another"), "about another invocation id"),
+        (replace(announced(), operation="Erase"), "target URL do not match"),
+        (replace(sound, encoded_claims=forged), "signature invalid"),
+    ):
+        replay = ReplayWindow()
+        with pytest.raises(NotAuthorized, match=told):
+            check_chunked(bad, replay=replay)
+        assert len(replay) == 0
+
+
+def test_a_chunked_call_is_fetched_for_once() -> None:
+    replay, invocation = ReplayWindow(), announced()
+    check_chunked(invocation, replay=replay)
+    with pytest.raises(NotAuthorized, match="was replayed"):
+        check_chunked(invocation, replay=replay)
+
+
+def test_a_chunked_call_never_passes_as_a_whole_one() -> None:
+    assert "Invocation hash does not match" in refusal(announced())

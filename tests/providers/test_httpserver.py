@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ import aiohttp
 import pytest
 
 from lattice import bundled, subjects
+from lattice.chunks import MAX_MSG
 from lattice.contracts.httpserver import HttpRequest, HttpResponse
 from lattice.errors import Code
 from lattice.invocation import Invocation, InvocationResponse
@@ -24,7 +26,7 @@ from tests.support.nats import NatsServer, free_port
 from tests.support.providers import HostSide, ProviderProcess
 
 HTTP = bundled.find("bundled:httpserver")
-LIMIT = 921_600
+LIMIT = 2_000_000
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ async def test_a_body_above_the_limit_is_refused_and_one_below_arrives(
     host: HostSide, web: aiohttp.ClientSession, port: int, chunked: bool
 ) -> None:
     actor = await host.actor(describe)
-    await serve(host, link(host, actor, port))
+    await serve(host, link(host, actor, port, max_content_len=str(LIMIT)))
 
     async def pieces(size: int) -> AsyncIterator[bytes]:
         for at in range(0, size, 65536):
@@ -139,17 +141,59 @@ async def test_a_body_above_the_limit_is_refused_and_one_below_arrives(
     for size in (LIMIT + 1, 3 * LIMIT):
         async with web.post(url, data=pieces(size) if chunked else b"x" * size) as response:
             assert response.status == 413
-            assert "921600" in (await response.json())["error"]
-    async with web.post(url, data=pieces(LIMIT - 1000) if chunked else b"x" * (LIMIT - 1000)) as response:
+            assert str(LIMIT) in (await response.json())["error"]
+    async with web.post(url, data=pieces(LIMIT) if chunked else b"x" * LIMIT) as response:
         assert response.status == 200
-        assert (await response.json())["size"] == LIMIT - 1000
-    async with web.post(url, data=b"x" * LIMIT) as response:
-        assert response.status == 413, "with path and headers it does not fit into one message"
+        assert (await response.json())["size"] == LIMIT
+
+
+def echo(invocation: Invocation) -> bytes:
+    """The body of the request, as it came."""
+    return HttpResponse(body=HttpRequest.decode(invocation.msg).body).encode()
+
+
+@pytest.mark.parametrize("size", [MAX_MSG - 1000, MAX_MSG, MAX_MSG + 1, 8 * 1024 * 1024])
+async def test_large_bodies_go_and_come_back_by_default(
+    host: HostSide, web: aiohttp.ClientSession, port: int, size: int
+) -> None:
+    actor = await host.actor(echo)
+    await serve(host, link(host, actor, port))
+    body = os.urandom(size)
+    async with web.post(f"http://127.0.0.1:{port}/", data=body) as response:
+        assert response.status == 200
+        assert await response.read() == body
+    await host.chunks.close()
+    for _ in range(200):  # the provider deletes what it has read behind the answer
+        if not await host.in_store():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("something stayed in the object store")
+
+
+async def test_without_jetstream_a_large_body_is_a_413_that_says_what_to_do(
+    web: aiohttp.ClientSession, port: int, lattice: str, tmp_path: Path
+) -> None:
+    server = NatsServer(tmp_path, jetstream=False).start()
+    side = await HostSide.open(server.url, lattice)
+    try:
+        actor = await side.actor(echo)
+        await serve(side, link(side, actor, port))
+        url = f"http://127.0.0.1:{port}/"
+        async with web.post(url, data=b"x" * 1000) as response:
+            assert response.status == 200
+        async with web.post(url, data=b"x" * MAX_MSG) as response:
+            assert response.status == 413
+            error = (await response.json())["error"]
+        for part in ("921", "more than 921600", "JetStream is off", "start the server with -js"):
+            assert part in error
+    finally:
+        await side.close()
+        server.stop()
 
 
 async def test_a_client_that_asks_first_is_told_to_continue_or_not(host: HostSide, port: int) -> None:
     actor = await host.actor(describe)
-    await serve(host, link(host, actor, port))
+    await serve(host, link(host, actor, port, max_content_len=str(LIMIT)))
     for size, expected in ((5, b"HTTP/1.1 100 Continue\r\n\r\n"), (LIMIT + 1, b"HTTP/1.1 413")):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\nExpect: 100-continue\r\n\r\n".encode())

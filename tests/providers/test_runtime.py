@@ -6,14 +6,16 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lattice import subjects, wire
 from lattice.antiforgery import Signer
+from lattice.chunks import MAX_MSG
 from lattice.errors import Code, LatticeError, RemoteError, Unreachable
-from lattice.invocation import Entity, InvocationResponse
+from lattice.invocation import Entity, Invocation, InvocationResponse
 from lattice.keys import KeyPair, Role
 from tests.support.nats import NatsServer
 from tests.support.providers import HostSide, ProviderProcess
@@ -279,3 +281,89 @@ async def test_without_nats_it_says_so_and_ends(host: HostSide, script: Path, ke
     assert await process.ended() == 1
     assert "127.0.0.1:1" in process.events[-1]["reason"]
     assert host.provider_issuer.seed not in process.output
+
+
+# --- payloads in the object store -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [MAX_MSG, MAX_MSG + 1, 8 * 1024 * 1024])
+async def test_large_payloads_are_read_from_the_object_store_and_stored_there(
+    host: HostSide, sample: ProviderProcess, actor: str, size: int
+) -> None:
+    payload = os.urandom(size)
+    assert await sample.call(actor, "Sample.Echo", payload, contract=CONTRACT) == payload
+    if size > MAX_MSG:
+        await nothing_left(host)
+
+
+async def nothing_left(host: HostSide) -> None:
+    await host.chunks.close()
+    for _ in range(200):
+        if not await host.in_store():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("something stayed in the object store")
+
+
+async def test_a_provider_sends_large_payloads_to_actors_too(
+    host: HostSide, sample: ProviderProcess, actor: str
+) -> None:
+    await host.actor(lambda invocation: invocation.msg[::-1], actor)
+    payload = os.urandom(3_000_000)
+    assert await sample.call(actor, "Sample.Back", payload, contract=CONTRACT) == payload[::-1]
+    await nothing_left(host)
+
+
+async def test_concurrent_large_calls_are_all_answered(host: HostSide, sample: ProviderProcess, actor: str) -> None:
+    payloads = [os.urandom(1_000_000 + number) for number in range(16)]
+    calls = (sample.call(actor, "Sample.Echo", payload, contract=CONTRACT, timeout=20) for payload in payloads)
+    assert await asyncio.gather(*calls) == payloads
+    await nothing_left(host)
+
+
+async def test_a_chunked_call_that_cannot_be_trusted_is_refused_unread_or_not_executed(
+    host: HostSide, sample: ProviderProcess, actor: str
+) -> None:
+    key = sample._host_data.provider_key
+    subject = subjects.provider_rpc(host.name, key, "default")
+    fetched: list[str] = []
+    await host.connection.subscribe(f"$JS.API.DIRECT.GET.OBJ_{host.name}.>", lambda s, r, h, p: fetched.append(s))
+
+    async def ask(invocation: Invocation) -> InvocationResponse:
+        return InvocationResponse.decode(
+            (await host.connection.request(subject, invocation.encode(), timeout=5)).payload
+        )
+
+    def signed(signer: Signer, msg: bytes, origin: str = actor) -> Invocation:
+        target = Entity.provider(key, CONTRACT, "default")
+        return signer.sign(origin=Entity.actor(origin), target=target, operation="Sample.Echo", msg=msg)
+
+    payload = b"x" * 1_000_000
+    stranger = Signer(KeyPair.generate(Role.CLUSTER), host.host.public)
+    unlinked = KeyPair.generate(Role.MODULE).public
+    for bad, code in (
+        (signed(stranger, payload), Code.NOT_AUTHORIZED),
+        (signed(host.signer, payload, unlinked), Code.NOT_LINKED),
+        (replace(signed(host.signer, payload), content_length=2**40), Code.TOO_LARGE),
+    ):
+        await host.chunks.send(bad.id, payload, what="it")
+        assert (await ask(replace(bad, msg=b""))).code == code
+    assert fetched == []
+    changed = signed(host.signer, payload)
+    await host.chunks.send(changed.id, payload[:-1] + b"y", what="it")
+    response = await ask(replace(changed, msg=b""))
+    assert response.code == Code.NOT_AUTHORIZED and "Invocation hash does not match" in (response.error or "")
+
+
+async def test_a_provider_killed_while_it_reads_leaves_what_the_caller_removes(
+    host: HostSide, sample: ProviderProcess, actor: str
+) -> None:
+    reading = asyncio.Event()
+    await host.connection.subscribe(f"$JS.API.DIRECT.GET.OBJ_{host.name}.>", lambda *_: reading.set())
+    call = asyncio.create_task(sample.call(actor, "Sample.Echo", os.urandom(8_000_000), contract=CONTRACT, timeout=0.5))
+    await reading.wait()
+    await sample.kill()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await nothing_left(host)

@@ -22,13 +22,12 @@ _IMPORTS = """
   (import "wasmbus" "__host_response_len" (func $host_response_len (result i32)))
   (import "wasmbus" "__host_error" (func $host_error (param i32)))
   (import "wasmbus" "__host_error_len" (func $host_error_len (result i32)))
-  (memory (export "memory") 64)
 """
 
 
-def module(body: str) -> str:
-    """A module with the usual imports, 64 pages of memory and this body, which exports ``__guest_call``."""
-    return f"(module {_IMPORTS} {body})"
+def module(body: str, *, pages: int = 64) -> str:
+    """A module with the usual imports, so much memory and this body, which exports ``__guest_call``."""
+    return f'(module {_IMPORTS} (memory (export "memory") {pages}) {body})'
 
 
 ECHO = module("""
@@ -37,6 +36,29 @@ ECHO = module("""
     (call $response (i32.const 65536) (local.get $len))
     (i32.const 1))""")
 """Answers with its request."""
+
+LARGE_ECHO = module(
+    """
+  (func (export "__guest_call") (param $op i32) (param $len i32) (result i32)
+    (call $request (i32.const 1024) (i32.const 65536))
+    (call $response (i32.const 65536) (local.get $len))
+    (i32.const 1))""",
+    pages=400,
+)
+"""The same with room for 24 MB."""
+
+HTTP_ECHO = module(
+    r"""(data (i32.const 0) "\86\aastatusCode\cc\c8")
+  (func (export "__guest_call") (param $op i32) (param $len i32) (result i32)
+    (call $request (i32.const 1024) (i32.const 65536))
+    ;; The request has five members, all known to a response or ignored there; one is put in front of them.
+    (i64.store (i32.const 65523) (i64.load (i32.const 0)))
+    (i64.store (i32.const 65529) (i64.load (i32.const 6)))
+    (call $response (i32.const 65523) (i32.add (local.get $len) (i32.const 13)))
+    (i32.const 1))""",
+    pages=400,
+)
+"""Answers an HTTP request with 200 and the request's headers and body."""
 
 COUNTING = module("""
   (global $calls (mut i32) (i32.const 0))
@@ -59,11 +81,16 @@ SPINNING = module("""
   (func (export "__guest_call") (param i32 i32) (result i32) (loop $for_ever (br $for_ever)) unreachable)""")
 
 
-def caller(*, namespace: str, operation: str, binding: str = "") -> str:
-    """An actor that makes one host call with its request and answers with what it got, be it reply or error."""
+def caller(*, namespace: str, operation: str, binding: str = "", large: bool = False) -> str:
+    """An actor that makes one host call with its request and answers with what it got, be it reply or error.
+
+    It has room for 2 MB either way, or for 12 with ``large``.
+    """
+    room = 12_582_912 if large else 2_097_152
     texts = "".join((binding, namespace, operation))
     first, second = len(binding), len(binding) + len(namespace)
-    return module(f"""(data (i32.const 0) "{texts}")
+    return module(
+        f"""(data (i32.const 0) "{texts}")
       (func (export "__guest_call") (param $op i32) (param $len i32) (result i32)
         (call $request (i32.const 1024) (i32.const 65536))
         (if (result i32)
@@ -71,13 +98,15 @@ def caller(*, namespace: str, operation: str, binding: str = "") -> str:
             (i32.const 0) (i32.const {len(binding)}) (i32.const {first}) (i32.const {len(namespace)})
             (i32.const {second}) (i32.const {len(operation)}) (i32.const 65536) (local.get $len)))
           (then
-            (call $host_response (i32.const 2097152))
-            (call $response (i32.const 2097152) (call $host_response_len))
+            (call $host_response (i32.const {room}))
+            (call $response (i32.const {room}) (call $host_response_len))
             (i32.const 1))
           (else
-            (call $host_error (i32.const 2097152))
-            (call $error (i32.const 2097152) (call $host_error_len))
-            (i32.const 0))))""")
+            (call $host_error (i32.const {room}))
+            (call $error (i32.const {room}) (call $host_error_len))
+            (i32.const 0))))""",
+        pages=400 if large else 64,
+    )
 
 
 def signed(

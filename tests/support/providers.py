@@ -7,18 +7,20 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lattice import subjects, wire
 from lattice.antiforgery import Signer
+from lattice.chunks import Chunks
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.errors import Unreachable
 from lattice.hostdata import HostData
 from lattice.invocation import Entity, Invocation, InvocationResponse
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
-from lattice.rpc import RpcClient
+from lattice.rpc import RpcClient, store_answer
 from lattice.transport import Headers, Reply
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +41,8 @@ class HostSide:
         self.provider_issuer = KeyPair.generate(Role.CLUSTER)
         self.signer = Signer(self.cluster, self.host.public)
         self.processes: list[ProviderProcess] = []
+        self.chunks = Chunks(connection, lattice)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def open(cls, url: str, lattice: str) -> HostSide:
@@ -47,6 +51,7 @@ class HostSide:
     async def close(self) -> None:
         for process in self.processes:
             await process.kill()
+        await self.chunks.close()
         await self.connection.drain()
 
     def link(self, actor: str, provider: str, contract: str, /, **values: str) -> LinkDefinition:
@@ -84,20 +89,36 @@ class HostSide:
         key = actor or KeyPair.generate(Role.MODULE).public
 
         def on_message(subject: str, reply: str, headers: Headers, payload: bytes) -> None:
-            invocation = Invocation.decode(payload)
-            answer = handler(invocation)
-            if answer is None:
-                return
-            response = (
-                InvocationResponse(invocation_id=invocation.id, error=answer)
-                if isinstance(answer, str)
-                else InvocationResponse(invocation_id=invocation.id, msg=answer)
-            )
-            self.connection.publish(reply, response.encode())
+            task = asyncio.get_running_loop().create_task(self._serve(handler, Invocation.decode(payload), reply))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
         subject = subjects.actor_rpc(self.name, key)
         await self.connection.subscribe(subject, on_message, queue=subject)
         return key
+
+    async def _serve(self, handler: ActorHandler, invocation: Invocation, reply: str) -> None:
+        if invocation.chunked:
+            end = asyncio.get_running_loop().time() + 10
+            size = invocation.content_length or 0
+            msg = await self.chunks.receive(invocation.id, size, what="it", deadline=end)
+            invocation = replace(invocation, msg=msg)
+        answer = handler(invocation)
+        if answer is None:
+            return
+        response = (
+            InvocationResponse(invocation_id=invocation.id, error=answer)
+            if isinstance(answer, str)
+            else InvocationResponse(invocation_id=invocation.id, msg=answer)
+        )
+        if self.chunks.is_large(len(response.msg)):
+            response = await store_answer(self.chunks, response, invocation.operation)
+        self.connection.publish(reply, response.encode())
+
+    async def in_store(self) -> int:
+        """Messages in the object store of the lattice; 0 without one."""
+        reply = await self.connection.request(f"$JS.API.STREAM.INFO.OBJ_{self.name}", b"", timeout=5)
+        return int(json.loads(reply.payload).get("state", {}).get("messages", 0))
 
     async def held(self, actor: str | None = None) -> HeldActor:
         """Serve calls of an actor that answers when the test says so."""
@@ -217,7 +238,8 @@ class ProviderProcess:
         self, actor: str, operation: str, msg: bytes, *, contract: str, timeout: float = 5, signer: Signer | None = None
     ) -> bytes:
         """Call it as the host of ``actor`` would."""
-        return await RpcClient(self._lattice.connection, self._lattice.name, signer or self._lattice.signer).call(
+        lattice = self._lattice
+        return await RpcClient(lattice.connection, lattice.name, signer or lattice.signer, lattice.chunks).call(
             origin=Entity.actor(actor),
             target=Entity.provider(self._key, contract, self._link_name),
             operation=operation,

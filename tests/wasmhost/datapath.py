@@ -6,6 +6,7 @@ The parts are the real ones; only links and aliases come from a plain object ins
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from typing import Any
 
 from lattice import subjects
 from lattice.antiforgery import Signer
+from lattice.chunks import Chunks
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.invocation import Entity, Invocation, InvocationResponse
 from lattice.keys import KeyPair, Role
@@ -57,6 +59,8 @@ class DataPath:
     view: View
     events: list[tuple[str, Mapping[str, Any]]]
     signer: Signer
+    chunks: Chunks
+    """The peer's."""
     _files: int = 0
 
     async def launch(
@@ -95,6 +99,20 @@ class DataPath:
         assert response.invocation_id == invocation.id
         return response
 
+    async def call_large(self, actor: str, msg: bytes, *, timeout: float = 5.0) -> bytes:
+        """The result of a call as a whole client makes it, through the object store where that is due."""
+        client = RpcClient(self.peer, self.lattice, self.signer, self.chunks)
+        return await client.call(
+            origin=CLIENT, target=Entity.actor(actor), operation="Test.Call", msg=msg, timeout=timeout
+        )
+
+    async def in_store(self) -> set[str]:
+        """The last tokens of the subjects in the object store of the lattice."""
+        request = b'{"subjects_filter": ">"}'
+        reply = await self.peer.request(f"$JS.API.STREAM.INFO.OBJ_{self.lattice}", request, timeout=5)
+        state = json.loads(reply.payload).get("state", {})
+        return {subject.rpartition(".")[2] for subject in state.get("subjects") or {}}
+
     def named(self, name: str) -> list[Mapping[str, Any]]:
         """The data of all events of one name."""
         return [data for event, data in self.events if event == name]
@@ -115,9 +133,10 @@ async def data_path(url: str, lattice: str, folder: Path, **settings: Any) -> As
     engine = Engine.open(folder / "cache")
     view, events, directory = View(), list[tuple[str, Mapping[str, Any]]](), ActorDirectory()
     admission = Admission(Authority.for_host(CLUSTER, [], lattice))
+    chunks = Chunks(connection, lattice)
     outbound = Outbound(
         lattice=lattice,
-        rpc=RpcClient(connection, lattice, Signer(CLUSTER, HOST.public)),
+        rpc=RpcClient(connection, lattice, Signer(CLUSTER, HOST.public), chunks),
         view=view,
         directory=directory,
         admission=admission,
@@ -134,6 +153,7 @@ async def data_path(url: str, lattice: str, folder: Path, **settings: Any) -> As
         host_id=HOST.public,
         engine=engine,
         transport=connection,
+        chunks=chunks,
         directory=directory,
         admission=admission,
         outbound=outbound,
@@ -141,11 +161,24 @@ async def data_path(url: str, lattice: str, folder: Path, **settings: Any) -> As
         put_claims=put_claims,
         trace=True,
     )
-    path = DataPath(lattice, folder, config, connection, peer, registry, view, events, Signer(CLUSTER, HOST.public))
+    path = DataPath(
+        lattice,
+        folder,
+        config,
+        connection,
+        peer,
+        registry,
+        view,
+        events,
+        Signer(CLUSTER, HOST.public),
+        Chunks(peer, lattice),
+    )
     try:
         yield path
     finally:
         await registry.drain(1.0)
+        await chunks.close()
+        await path.chunks.close()
         await connection.drain()
         await peer.drain()
         await asyncio.to_thread(engine.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from dataclasses import replace
@@ -12,7 +13,8 @@ import pytest
 
 from lattice import subjects
 from lattice.antiforgery import Signer
-from lattice.errors import Code, LatticeError
+from lattice.chunks import MAX_MSG
+from lattice.errors import Code, LatticeError, RemoteError, TooLarge
 from lattice.invocation import Entity, Invocation, InvocationResponse
 from lattice.keys import KeyPair, Role, derive
 from tests.support import actors
@@ -216,11 +218,142 @@ async def test_a_mutilated_invocation_never_silences_the_actor(path: DataPath) -
     assert (await path.call(actor, b"alive")).msg == b"alive"
 
 
-async def test_a_chunked_argument_is_refused_in_words(path: DataPath) -> None:
+# --- payloads in the object store -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [MAX_MSG, MAX_MSG + 1, 8 * 1024 * 1024])
+async def test_large_arguments_and_answers_go_through_the_object_store(path: DataPath, size: int) -> None:
+    actor = await path.launch(actors.LARGE_ECHO)
+    payload = os.urandom(size)
+    assert await path.call_large(actor, payload) == payload
+    if size > MAX_MSG:
+        await eventually_empty(path)
+
+
+async def eventually_empty(path: DataPath) -> None:
+    """Wait until both readers have deleted what they read."""
+    for _ in range(500):
+        if not await path.in_store():
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError(await path.in_store())
+
+
+async def test_many_large_calls_at_once_are_all_answered(path: DataPath) -> None:
+    actor = await path.launch(actors.LARGE_ECHO, count=2)
+    payloads = [os.urandom(1_000_000 + number) for number in range(12)]
+    assert await asyncio.gather(*(path.call_large(actor, payload, timeout=20) for payload in payloads)) == payloads
+    await eventually_empty(path)
+
+
+async def stored(path: DataPath, actor: str, msg: bytes) -> Invocation:
+    """A sound call whose argument is in the object store."""
+    invocation = path.sign(actor, msg)
+    await path.chunks.send(invocation.id, msg, what="it")
+    return replace(invocation, msg=b"")
+
+
+async def test_an_argument_that_was_changed_in_the_store_is_refused_and_not_executed(path: DataPath) -> None:
     actor = await path.launch(actors.COUNTING)
-    response = await path.invoke(replace(path.sign(actor), content_length=5_000_000))
-    assert response.code == Code.TOO_LARGE and response.error is not None and "object store" in response.error
+    sound = path.sign(actor, b"x" * 1_000_000)
+    await path.chunks.send(sound.id, b"x" * 999_999 + b"y", what="it")
+    response = await path.invoke(replace(sound, msg=b""))
+    assert response.code == Code.NOT_AUTHORIZED and response.error is not None
+    assert response.error.startswith("Anti-forgery check failed: Invocation hash does not match signed claims hash")
     assert await executed(path, actor) == 1
+    assert sound.id in await path.in_store(), "a refused call must not delete what may be another's"
+
+
+async def test_nothing_is_fetched_for_a_stranger(path: DataPath) -> None:
+    actor = await path.launch(actors.COUNTING)
+    fetched: list[str] = []
+    await path.peer.subscribe(f"$JS.API.DIRECT.GET.OBJ_{path.lattice}.>", lambda s, r, h, p: fetched.append(s))
+    sound = await stored(path, actor, b"x" * 1_000_000)
+    stranger = Signer(KeyPair.generate(Role.CLUSTER), HOST.public)
+    token, _, signature = sound.encoded_claims.rpartition(".")
+    for bad, told in (
+        (stranger.sign(origin=sound.origin, target=sound.target, operation="Test.Call", msg=b""), "valid issuers"),
+        (replace(sound, encoded_claims=f"{token}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}"), "signature"),
+        (replace(sound, content_length=path.config.limits.request + 1), "is above this actor's limit of"),
+    ):
+        response = await path.invoke(replace(bad, content_length=bad.content_length or 1_000_000))
+        assert told in (response.error or "")
+    assert fetched == []
+    assert (await path.invoke(sound)).error is None
+    assert fetched, "what is subscribed to is what a sound call causes"
+    assert await executed(path, actor) == 2
+
+
+async def test_a_large_request_above_the_actors_limit_is_told_its_size(
+    nats_server: NatsServer, lattice: str, tmp_path: Path
+) -> None:
+    limits = Limits(request=1_000_000, reply=2_000_000)
+    async with data_path(nats_server.url, lattice, tmp_path, limits=limits) as path:
+        actor = await path.launch(actors.LARGE_ECHO)
+        assert len(await path.call_large(actor, b"x" * 1_000_000)) == 1_000_000
+        with pytest.raises(RemoteError, match=r"a request of 1000001 bytes is above .* limit of 1000000") as caught:
+            await path.call_large(actor, b"x" * 1_000_001)
+        assert caught.value.code is Code.TOO_LARGE
+        await eventually_empty(path)
+
+
+async def test_an_answer_above_the_actors_limit_is_not_the_callers_mistake(
+    nats_server: NatsServer, lattice: str, tmp_path: Path
+) -> None:
+    async with data_path(nats_server.url, lattice, tmp_path, limits=Limits(reply=999_999)) as path:
+        actor = await path.launch(actors.LARGE_ECHO)
+        with pytest.raises(RemoteError, match="answer of 1000000 bytes is above its limit of 999999") as caught:
+            await path.call_large(actor, b"x" * 1_000_000)
+        assert caught.value.code is Code.REPLY_TOO_LARGE
+
+
+async def test_a_chunked_call_is_executed_once_however_often_it_is_sent(path: DataPath) -> None:
+    actor = await path.launch(actors.COUNTING)
+    sound = await stored(path, actor, b"x" * 1_000_000)
+    answers = await asyncio.gather(*(path.invoke(sound) for _ in range(5)))
+    assert sorted(answer.error is None for answer in answers) == [False] * 4 + [True]
+    assert all("was replayed" in answer.error for answer in answers if answer.error)
+    assert await executed(path, actor) == 2
+
+
+async def test_an_announced_argument_that_is_not_there_is_named(path: DataPath) -> None:
+    actor = await path.launch(actors.COUNTING)
+    response = await path.invoke(replace(path.sign(actor, b"x" * 5_000_000), msg=b""))
+    assert response.code == Code.NOT_FOUND
+    assert "the argument of Test.Call, 5000000 bytes, is not in the object store" in (response.error or "")
+    assert await executed(path, actor) == 1
+
+
+async def test_an_argument_of_a_classic_peer_may_be_chunked_at_any_size(path: DataPath) -> None:
+    """Elixir hosts chunk from 700 KiB on; what counts is that the length exceeds what came."""
+    actor = await path.launch(actors.ECHO)
+    assert (await path.invoke(await stored(path, actor, b"small enough"))).msg == b"small enough"
+
+
+async def test_without_jetstream_large_payloads_are_refused_with_the_remedy(tmp_path: Path, lattice: str) -> None:
+    server = NatsServer(tmp_path / "nats", jetstream=False).start()
+    try:
+        async with data_path(server.url, lattice, tmp_path) as path:
+            actor = await path.launch(actors.LARGE_ECHO)
+            assert len(await path.call_large(actor, b"x" * MAX_MSG)) == MAX_MSG
+            with pytest.raises(TooLarge, match=r"Test.Call has 921601 bytes, and more than 921600 .*with -js"):
+                await path.call_large(actor, b"x" * (MAX_MSG + 1))
+            response = await path.invoke(replace(path.sign(actor), content_length=1_000_000))
+            assert response.error is not None and "JetStream is off" in response.error
+    finally:
+        server.stop()
+
+
+async def test_large_calls_in_flight_are_answered_while_the_actor_stops(path: DataPath) -> None:
+    actor = await path.launch(actors.LARGE_ECHO)
+    fetching = asyncio.Event()
+    sound = await stored(path, actor, os.urandom(4_000_000))
+    await path.peer.subscribe(f"$JS.API.DIRECT.GET.OBJ_{path.lattice}.>", lambda *_: fetching.set())
+    call = asyncio.create_task(path.invoke(sound))
+    await fetching.wait()
+    await path.registry.stop(actor)
+    response = await call
+    assert (response.error, response.content_length) == (None, 4_000_000)
 
 
 async def test_calls_in_flight_are_answered_while_the_actor_stops(path: DataPath) -> None:

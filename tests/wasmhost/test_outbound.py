@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from lattice import antiforgery, subjects, wire
+from lattice.chunks import MAX_MSG
 from lattice.errors import Code
 from lattice.keys import KeyPair, Role
 from lattice.rpc import DEADLINE_HEADER
 from tests.support import actors
 from tests.support.nats import NatsServer
+from tests.support.storing import Storing
 from tests.wasmhost.datapath import CLUSTER, HOST, DataPath, Provider, data_path
+from wasmhost.guest.calls import Limits
 
 KV = "wasmcloud:keyvalue"
 LOGGING = "wasmcloud:builtin:logging"
@@ -184,3 +189,69 @@ async def test_an_unknown_builtin_operation_and_a_broken_argument_are_errors(pat
         actors.caller(namespace=LOGGING, operation="Logging.WriteLog", binding="default"), capabilities=[LOGGING]
     )
     assert "not msgpack" in ((await path.call(broken, b"\xc1")).error or "")
+
+
+# --- payloads in the object store -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [MAX_MSG, MAX_MSG + 1, 8 * 1024 * 1024])
+async def test_large_payloads_reach_a_provider_and_come_back(path: DataPath, size: int) -> None:
+    actor = await path.launch(
+        actors.caller(namespace=KV, operation="KeyValue.Get", binding="default", large=True), capabilities=[KV]
+    )
+    provider = KeyPair.generate(Role.SERVICE).public
+    serving = Storing(path.peer, path.chunks)
+    await path.peer.subscribe(subjects.provider_rpc(path.lattice, provider, "default"), serving)
+    path.link(actor, provider, KV)
+    payload = os.urandom(size)
+    assert await path.call_large(actor, payload) == payload
+    ((invocation, headers),) = serving.asked
+    assert (invocation.chunked, invocation.content_length) == (size > MAX_MSG, size)
+    # The actor's caller waits 5 s, and 13 s more for a chunked call: the provider gets no more than that.
+    assert headers is not None and int(headers[DEADLINE_HEADER]) <= (18_000 if size > MAX_MSG else 5_000)
+
+
+async def test_large_payloads_reach_an_actor_of_another_host_and_come_back(
+    path: DataPath, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    async with data_path(nats_server.url, path.lattice, folder) as other:
+        echo = await other.launch(actors.LARGE_ECHO)
+        caller = await path.launch(actors.caller(namespace=echo, operation="E.E", large=True))
+        payload = os.urandom(5_000_000)
+        assert await path.call_large(caller, payload) == payload
+
+
+async def test_a_large_call_gets_no_more_time_than_the_actors_caller_has(path: DataPath) -> None:
+    actor = await path.launch(
+        actors.caller(namespace=KV, operation="KeyValue.Get", binding="default"), capabilities=[KV]
+    )
+    provider = KeyPair.generate(Role.SERVICE).public
+    serving = Storing(path.peer, path.chunks)
+    serving.seconds = 5
+    await path.peer.subscribe(subjects.provider_rpc(path.lattice, provider, "default"), serving)
+    path.link(actor, provider, KV)
+    started = time.monotonic()
+    sound = path.sign(actor, b"x" * (MAX_MSG + 1))
+    await path.chunks.send(sound.id, b"x" * (MAX_MSG + 1), what="it")
+    response = await path.invoke(replace(sound, msg=b""), allow=0.8)
+    assert time.monotonic() - started < 3
+    assert response.error is not None and "request timeout" in response.error
+    ((_, headers),) = serving.asked
+    assert headers is not None and int(headers[DEADLINE_HEADER]) < 800
+
+
+async def test_an_answer_above_the_actors_limit_is_refused_unread(
+    nats_server: NatsServer, lattice: str, tmp_path: Path
+) -> None:
+    async with data_path(nats_server.url, lattice, tmp_path, limits=Limits(reply=1_000_000)) as path:
+        actor = await path.launch(
+            actors.caller(namespace=KV, operation="KeyValue.Get", binding="default"), capabilities=[KV]
+        )
+        provider = KeyPair.generate(Role.SERVICE).public
+        serving = Storing(path.peer, path.chunks, size=1_000_001)
+        await path.peer.subscribe(subjects.provider_rpc(path.lattice, provider, "default"), serving)
+        path.link(actor, provider, KV)
+        response = await path.call(actor)
+        assert response.error == "the answer to KeyValue.Get has 1000001 bytes; at most 1000000 are taken here"

@@ -12,6 +12,7 @@ import click
 
 from lattice import wire
 from lattice.antiforgery import Signer
+from lattice.chunks import Chunks
 from lattice.contracts.httpserver import HANDLE_REQUEST, HttpRequest
 from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, RemoteError, Unreachable
 from lattice.invocation import Entity
@@ -154,7 +155,8 @@ async def _find_actor(session: Session, text: str) -> str:
 
 async def _call(session: Session, cluster: KeyPair, actor_id: str, operation: str, payload: bytes) -> bytes:
     key = derive(cluster, lattice=session.context.lattice, purpose="client", subject=CLIENT_NAME)
-    rpc = RpcClient(session.connection, session.context.lattice, Signer(key, key.public))
+    chunks = Chunks(session.connection, session.context.lattice)
+    rpc = RpcClient(session.connection, session.context.lattice, Signer(key, key.public), chunks)
     try:
         return await rpc.call(
             origin=Entity(CLIENT_NAME),
@@ -172,6 +174,8 @@ async def _call(session: Session, cluster: KeyPair, actor_id: str, operation: st
         raise
     except (NotAuthorized, RemoteError) as error:
         raise _with_hint(error) from error
+    finally:
+        await chunks.close()
 
 
 def _with_hint(error: LatticeError) -> LatticeError | Problem:

@@ -221,7 +221,8 @@ class Instance(ABC):
 
     def _refuse(self, operation: str, length: int) -> NoReturn:
         raise TooLarge(
-            f"{operation}: the actor's answer of {length} bytes is above its limit of {self._limits.reply} bytes"
+            f"{operation}: the actor's answer of {length} bytes is above its limit of {self._limits.reply} bytes",
+            code=Code.REPLY_TOO_LARGE,
         )
 
     def _memory_hint(self) -> str:
