@@ -90,6 +90,11 @@ class InstanceDescription:
     max_concurrent: int = 1
     """Sent as ``max_instances`` too, the name of later hosts."""
 
+    @property
+    def count(self) -> int:
+        """How many instances this entry stands for: later hosts list one entry for all with the same annotations."""
+        return self.max_concurrent or 1
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "instance_id": self.instance_id,
@@ -121,7 +126,12 @@ class ActorDescription:
     """As the start command spelled it."""
     name: str | None = None
     instances: Sequence[InstanceDescription] = ()
-    """One entry per instance, as the Elixir hosts list them."""
+    """One entry per instance, as the Elixir hosts list them, or per annotation set."""
+
+    @property
+    def count(self) -> int:
+        """Instances of this actor."""
+        return sum(instance.count for instance in self.instances)
 
     def to_dict(self) -> dict[str, Any]:
         return {

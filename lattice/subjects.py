@@ -32,6 +32,10 @@ def _token(what: str, value: str) -> str:
     return value
 
 
+def _tokens(what: str, value: str) -> str:
+    return ".".join(_token(what, token) for token in value.split("."))
+
+
 def validate_lattice(prefix: str) -> str:
     """``prefix`` itself if it can be a lattice name: one subject token."""
     return _token("lattice name", prefix)
@@ -104,6 +108,16 @@ def metadata_bucket(lattice: str) -> str:
     return f"LATTICEDATA_{validate_lattice(lattice)}"
 
 
+def config_bucket(lattice: str) -> str:
+    """Name of the JetStream KV bucket with the configuration of actors and providers."""
+    return f"CONFIGDATA_{validate_lattice(lattice)}"
+
+
+def rpc_events(lattice: str) -> str:
+    """Where hosts tell of single calls, if they are asked to."""
+    return f"wasmbus.rpcevt.{validate_lattice(lattice)}"
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
     """The control subjects of one lattice. Methods named ``…_pattern`` are for subscriptions."""
@@ -125,6 +139,10 @@ class Control:
 
     def get_inventory(self, host: str) -> str:
         return f"{self.root}.get.{_token('host key', host)}.inv"
+
+    def get_host_pattern(self, host: str) -> str:
+        """Everything that is asked of one host."""
+        return f"{self.root}.get.{_token('host key', host)}.*"
 
     def get_claims(self) -> str:
         return f"{self.root}.get.claims"
@@ -170,6 +188,36 @@ class Control:
 
     def auction_pattern(self) -> str:
         return f"{self.root}.auction.>"
+
+    def labels(self, host: str, verb: str) -> str:
+        """``verb``: put or del."""
+        return f"{self.root}.labels.{_token('host key', host)}.{_token('verb', verb)}"
+
+    def labels_pattern(self, host: str) -> str:
+        return f"{self.root}.labels.{_token('host key', host)}.*"
+
+    def config(self, verb: str, entity: str, key: str = "") -> str:
+        """``verb``: put, del or clear; without a key, ``del`` clears, too."""
+        subject = f"{self.root}.config.{_token('verb', verb)}.{_token('entity', entity)}"
+        return f"{subject}.{_tokens('configuration key', key)}" if key else subject
+
+    def config_pattern(self) -> str:
+        """In the queue group :meth:`config_queue`."""
+        return f"{self.root}.config.>"
+
+    def config_queue(self) -> str:
+        return f"{self.root}.config"
+
+    def get_config(self, entity: str, key: str = "") -> str:
+        subject = f"{self.root}.get.config.{_token('entity', entity)}"
+        return f"{subject}.{_tokens('configuration key', key)}" if key else subject
+
+    def get_config_pattern(self) -> str:
+        """In the queue group :meth:`get_config_queue`."""
+        return f"{self.root}.get.config.>"
+
+    def get_config_queue(self) -> str:
+        return f"{self.root}.get.config"
 
     def tokens(self, subject: str) -> tuple[str, ...]:
         """What follows the root of ``subject``, split at the dots: ``("cmd", host, "la")``."""

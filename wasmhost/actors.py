@@ -102,9 +102,9 @@ class ActorRegistry:
         """Wanted instances by public key, as the classic heartbeat lists them."""
         return {key: entry.scale.total for key, entry in self._entries.items()}
 
-    def descriptions(self) -> list[ActorDescription]:
-        """The actors as the inventory lists them: one entry per wanted instance."""
-        return [self._describe(entry) for entry in self._entries.values()]
+    def descriptions(self, *, per_set: bool = False) -> list[ActorDescription]:
+        """The actors as the inventory lists them: one entry per wanted instance, or per annotation set."""
+        return [self._describe(entry, per_set) for entry in self._entries.values()]
 
     @property
     def active_calls(self) -> int:
@@ -406,8 +406,9 @@ class ActorRegistry:
             lock = self._locks[key] = asyncio.Lock()
         return lock
 
-    def _describe(self, entry: ActorEntry) -> ActorDescription:
+    def _describe(self, entry: ActorEntry, per_set: bool) -> ActorDescription:
         actor = entry.actor
+        counts = entry.scale.sets() if per_set else ((key, each, 1) for key, each in entry.scale.instances())
         return ActorDescription(
             id=actor.key,
             image_ref=actor.reference,
@@ -418,8 +419,9 @@ class ActorRegistry:
                     revision=actor.claims.revision,
                     image_ref=actor.reference,
                     annotations=dict(annotations),
+                    max_concurrent=count,
                 )
-                for instance, annotations in entry.scale.instances()
+                for instance, annotations, count in counts
             ],
         )
 

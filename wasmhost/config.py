@@ -21,6 +21,7 @@ from wasmhost.settings import SETTINGS, Resolved, SettingsError, resolve
 from wasmhost.state import StatePaths, locate
 
 ProviderKeys = Literal["derived", "cluster"]
+ManagerForm = Literal["legacy", "0.82"]
 
 DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
 
@@ -83,6 +84,11 @@ class HostConfig:
     """How long calls in flight may take to finish when the host stops."""
     allow_anonymous_nats: bool = False
     """Start even when a NATS server that is not on loopback asks for no credentials."""
+    manager_form: ManagerForm = "legacy"
+    """How heartbeats and the inventory list actors: classic application managers up to 0.9 read ``legacy`` only,
+    0.10 counts instances right with ``0.82`` only."""
+    rpc_events: bool = False
+    """Publish an event for every call, as the Elixir hosts do."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """All labels of the host, the detected ones included."""
     limits: Limits = field(default_factory=Limits)
@@ -133,6 +139,8 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
         provider_keys="cluster" if r.text("provider_keys") == "cluster" else "derived",
         drain_timeout=r.number("drain_timeout_ms", 10_000) / 1000,
         allow_anonymous_nats=r.flag("allow_anonymous_nats"),
+        manager_form="0.82" if r.text("manager_form") == "0.82" else "legacy",
+        rpc_events=r.flag("rpc_events"),
         labels=_labels(r, environ),
         limits=_limits(r),
         guest_threads=r.flag("guest_threads"),

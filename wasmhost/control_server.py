@@ -1,4 +1,4 @@
-"""Answers the control subjects: queries about this host and the lattice, commands to this host, changes of links.
+"""Serves the control subjects: queries about this host and the lattice, commands to this host, changes of links.
 
 Requests are JSON or msgpack and are answered alike. Queue groups are those of the later classic Rust hosts, so that
 mixed lattices answer a query once. Commands are acknowledged before the work is done; how the work went shows in
@@ -9,39 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import structlog
 
 from lattice import subjects
-from lattice.control import (
-    Ack,
-    Encoding,
-    decode_body,
-    encode_reply,
-    encoding_of,
-)
-from lattice.errors import Code, LatticeError, MalformedMessage, Overloaded
-from lattice.links import LinkDefinition
+from lattice.control import Ack, Encoding, decode_body, encode_reply, encoding_of
+from lattice.errors import LatticeError, Overloaded, TooLarge
 from lattice.transport import Headers, Subscription, Transport
 from wasmhost.actors import ActorRegistry
-from wasmhost.commands import UNSUPPORTED, Commands
+from wasmhost.answers import Answer, Answers, has_raw_body, ignores_body, is_gathered
+from wasmhost.commands import Commands
+from wasmhost.config_store import ConfigStore
+from wasmhost.events import EventPublisher
 from wasmhost.inventory import HostFacts
 from wasmhost.linking import Linking
 from wasmhost.metadata import Metadata
+from wasmhost.registries import Registries
 from wasmhost.supervisor import ProviderSupervisor
 
 log = structlog.get_logger(__name__)
 
-BAD_LINK: Final = "Invalid link definition put request"
-BAD_REMOVAL: Final = "Invalid link definition removal request"
-BAD_REGISTRIES: Final = "Failed to update registry credential map"
+MOST_BYTES: Final = 1024 * 1024
+"""Of one request; a server may let more through."""
 _MOST_REQUESTS: Final = 256
 """Requests and commands at work at one time; more are refused at once."""
-
-Answer = Mapping[str, Any] | None
-"""A reply document; None for silence, which is how a host does not bid."""
 
 
 class ControlServer:
@@ -57,29 +50,41 @@ class ControlServer:
         providers: ProviderSupervisor,
         metadata: Metadata,
         linking: Linking,
+        configuration: ConfigStore,
+        registries: Registries,
+        publisher: EventPublisher,
         stop_host: Callable[[float | None], None],
     ) -> None:
         """``stop_host`` makes the host stop, its calls in flight having so many seconds (None: as configured)."""
         self._transport = transport
         self._control = control
-        self._facts = facts
-        self._providers = providers
-        self._metadata = metadata
-        self._linking = linking
+        self._host_id = facts.host_id
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._commands = Commands(
-            facts.host_id, actors=actors, providers=providers, stop_host=stop_host, spawn=self._spawn
+        self._answers = Answers(
+            facts=facts,
+            providers=providers,
+            metadata=metadata,
+            linking=linking,
+            configuration=configuration,
+            registries=registries,
+            publisher=publisher,
+            commands=Commands(
+                facts.host_id, actors=actors, providers=providers, stop_host=stop_host, spawn=self._spawn
+            ),
         )
 
     async def start(self) -> None:
         """Subscribe to everything; requests may arrive from here on."""
-        control, host = self._control, self._facts.host_id
+        control, host = self._control, self._host_id
         for subject, queue in (
-            (control.get_inventory(host), ""),
+            (control.get_host_pattern(host), ""),
             (control.get_pattern(), control.get_queue()),
+            (control.get_config_pattern(), control.get_config_queue()),
             (control.linkdefs_pattern(), control.linkdefs_queue()),
+            (control.config_pattern(), control.config_queue()),
             (control.command_pattern(host), ""),
+            (control.labels_pattern(host), ""),
             (control.auction_pattern(), ""),
             (control.registries_put(), ""),
             (control.ping_hosts(), ""),  # last: who answers a ping takes commands
@@ -101,92 +106,55 @@ class ControlServer:
 
     def _on_message(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
         if reply and not subjects.is_inbox(reply):
-            log.warning("control.reply_refused", subject=subject, reply=reply[:200])
+            log.warning("control.reply_refused", subject=subject[:200], reply=reply[:200])
             return
+        tokens = self._control.tokens(subject)
+        encoding = encoding_of(b"" if has_raw_body(tokens) else payload, headers)
         if len(self._tasks) >= _MOST_REQUESTS:
             refusal = Overloaded(f"this host has {_MOST_REQUESTS} control requests at work; retry later")
-            self._reply(reply, _refuse(refusal), encoding_of(payload, headers))
+            if not is_gathered(tokens):
+                self._reply(reply, _refuse(refusal), encoding)
             return
-        self._spawn(self._serve(subject, reply, headers, payload))
+        self._spawn(self._serve(tokens, reply, headers, payload, encoding))
 
-    async def _serve(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
-        encoding = encoding_of(payload, headers)
-        tokens = self._control.tokens(subject)
+    async def _serve(
+        self, tokens: tuple[str, ...], reply: str, headers: Headers, payload: bytes, encoding: Encoding
+    ) -> None:
+        answer: Answer
         try:
-            body, _ = decode_body(payload, headers, self._what(tokens))
-            answer = await self._answer(tokens, body)
-        except LatticeError as error:
-            log.warning("control.refused", subject=subject, reason=str(error), code=error.code.value)
-            # Gathered replies must not be anything but bids and pings: silence, then.
-            answer = None if tokens[0] in ("ping", "auction") else _refuse(error)
-        except Exception:
-            log.exception("control.failed", subject=subject)
-            answer = Ack(accepted=False, error="internal error", code=Code.INTERNAL).to_dict()
+            if len(payload) > MOST_BYTES:
+                raise TooLarge(f"{self._answers.name_of(tokens)}: {len(payload)} bytes, at most {MOST_BYTES} are read")
+            answer = await self._answers.answer(tokens, self._body(tokens, payload, headers))
+        except Exception as caught:
+            error = caught
+            if isinstance(error, LatticeError):
+                log.warning("control.refused", subject=_shown(tokens), reason=str(error), code=error.code.value)
+            else:
+                log.exception("control.failed", subject=_shown(tokens))
+                error = LatticeError("internal error in the host; its log says more")
+            answer = None if is_gathered(tokens) else _refuse(error)
         if answer is not None:
             self._reply(reply, answer, encoding)
 
-    def _reply(self, reply: str, answer: Mapping[str, Any], encoding: Encoding) -> None:
-        if not reply:
-            return
-        try:
-            self._transport.publish(reply, encode_reply(answer, encoding))
-        except LatticeError as error:
-            log.warning("control.answer_lost", reply=reply, reason=str(error))
-
-    def _what(self, tokens: tuple[str, ...]) -> str:
-        """What a body that cannot be read at all is called: the words that classic hosts refuse it with."""
-        match tokens:
-            case ("cmd", _, verb):
-                return self._commands.refusal(verb)
-            case ("linkdefs", "put"):
-                return BAD_LINK
-            case ("linkdefs", "del"):
-                return BAD_REMOVAL
-            case ("registries", "put"):
-                return BAD_REGISTRIES
-        return "control request"
-
-    async def _answer(self, tokens: tuple[str, ...], body: Any) -> Answer:
-        match tokens:
-            case ("ping", "hosts"):
-                return self._facts.ping().to_dict()
-            case ("get", "links"):
-                return {"links": [link.to_json() for link in self._metadata.links]}
-            case ("get", "claims"):
-                return {"claims": [dict(claims) for claims in self._metadata.claims.values()]}
-            case ("get", host, "inv") if host == self._facts.host_id:
-                return self._facts.inventory().to_dict()
-            case ("linkdefs", "put"):
-                await self._linking.put(_link(body, BAD_LINK))
-            case ("linkdefs", "del"):
-                await self._linking.delete(_link(body, BAD_REMOVAL).key)
-            case ("auction", kind):
-                return self._bid(kind, body)
-            case ("registries", "put"):
-                raise LatticeError("registry credentials are not supported yet", code=Code.UNSUPPORTED)
-            case ("cmd", host, verb) if host == self._facts.host_id:
-                await self._commands.begin(verb, body)
-            case _:
-                raise LatticeError(UNSUPPORTED, code=Code.UNSUPPORTED)
-        return Ack(accepted=True).to_dict()
-
-    def _bid(self, kind: str, body: Any) -> Answer:
-        """The answer to an auction: what was asked and this host's key, or silence."""
-        if kind not in ("actor", "provider") or not isinstance(body, Mapping):
-            raise MalformedMessage(f"auction of {kind[:40]!r} is not one for an actor or a provider")
-        constraints = body.get("constraints") or {}
-        if not isinstance(constraints, Mapping):
-            raise MalformedMessage("auction: constraints is not an object")
-        labels = self._facts.labels
-        if any(labels.get(name) != value for name, value in constraints.items()):
+    def _body(self, tokens: tuple[str, ...], payload: bytes, headers: Headers) -> Any:
+        if has_raw_body(tokens):
+            return payload
+        if ignores_body(tokens):
             return None
-        asked = {name: body.get(name) for name in (f"{kind}_ref", "link_name") if name in body}
-        if kind == "provider":
-            link_name = body.get("link_name") or subjects.DEFAULT_LINK_NAME
-            for provider in self._providers:
-                if (provider.image.reference, provider.link_name) == (body.get("provider_ref"), link_name):
-                    return None
-        return {**asked, "constraints": dict(constraints), "host_id": self._facts.host_id}
+        return decode_body(payload, headers, self._answers.name_of(tokens))[0]
+
+    def _reply(self, reply: str, answer: Answer, encoding: Encoding) -> None:
+        if not reply or answer is None:
+            return
+        encoded = answer if isinstance(answer, bytes) else encode_reply(answer, encoding)
+        try:
+            try:
+                self._transport.publish(reply, encoded)
+            except TooLarge as error:
+                refusal = _refuse(TooLarge(f"the answer does not fit into one message: {error}"))
+                self._transport.publish(reply, encode_reply(refusal, encoding))
+        except LatticeError as error:
+            log.warning("control.answer_lost", reply=reply[:200], reason=str(error))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -195,12 +163,9 @@ class ControlServer:
         return task
 
 
+def _shown(tokens: tuple[str, ...]) -> str:
+    return ".".join(tokens)[:200]
+
+
 def _refuse(error: LatticeError) -> dict[str, Any]:
     return Ack(accepted=False, error=str(error), code=error.code).to_dict()
-
-
-def _link(body: Any, refusal: str) -> LinkDefinition:
-    try:
-        return LinkDefinition.from_json(body)
-    except MalformedMessage as error:
-        raise MalformedMessage(f"{refusal}: {error}") from error

@@ -16,6 +16,12 @@ log = structlog.get_logger(__name__)
 
 HEARTBEAT_INTERVAL: Final = 30.0
 """Seconds; application managers forget a host that was silent four times as long."""
+SETTLE: Final = 1.0
+"""Seconds between a change and the extra heartbeat that tells it, which so tells all changes of that time."""
+
+_CHANGES: Final = frozenset(
+    {"actors_started", "actors_stopped", "actor_updated", "provider_started", "provider_stopped"}
+)
 
 
 class EventPublisher:
@@ -26,6 +32,7 @@ class EventPublisher:
         self._lattice = lattice
         self._host_id = host_id
         self._beating: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
 
     def publish(self, name: str, data: Mapping[str, Any]) -> None:
         """Publish one event; never waits and never raises. An event that cannot leave is logged and lost."""
@@ -35,9 +42,15 @@ class EventPublisher:
             self._transport.publish(subjects.event(self._lattice, name), encoded)
         except LatticeError as error:
             log.warning("event.lost", name=name, reason=str(error))
+        if name in _CHANGES:
+            self.beat_soon()
+
+    def beat_soon(self) -> None:
+        """Tell a change in what heartbeats say without waiting for the next one."""
+        self._changed.set()
 
     def start_heartbeat(self, heartbeat: Callable[[], events.Built], interval: float = HEARTBEAT_INTERVAL) -> None:
-        """Publish what ``heartbeat`` returns every ``interval`` seconds, not at once."""
+        """Publish what ``heartbeat`` returns every ``interval`` seconds, not at once, and after each change."""
         self._beating = asyncio.create_task(self._beat(heartbeat, interval), name="heartbeat")
 
     async def stop_heartbeat(self) -> None:
@@ -46,8 +59,16 @@ class EventPublisher:
             await asyncio.wait({self._beating})
 
     async def _beat(self, heartbeat: Callable[[], events.Built], interval: float) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + interval
         while True:
-            await asyncio.sleep(interval)
+            try:
+                async with asyncio.timeout_at(due):
+                    await self._changed.wait()
+                    await asyncio.sleep(SETTLE)
+            except TimeoutError:
+                due = max(due, loop.time() - interval) + interval  # extra ones do not shift the rhythm
+            self._changed.clear()
             try:
                 self.publish(*heartbeat())
             except Exception:

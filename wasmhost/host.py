@@ -27,6 +27,7 @@ from lattice.verify import Authority
 from wasmhost.actors import ActorRegistry
 from wasmhost.admission import Admission
 from wasmhost.config import HostConfig, NatsEndpoint
+from wasmhost.config_store import ConfigStore
 from wasmhost.control_server import ControlServer
 from wasmhost.directory import ActorDirectory
 from wasmhost.events import EventPublisher
@@ -37,6 +38,7 @@ from wasmhost.linking import Linking
 from wasmhost.metadata import Metadata
 from wasmhost.outbound import Outbound
 from wasmhost.provider_image import ProviderImages
+from wasmhost.registries import Registries
 from wasmhost.state import StateFolder
 from wasmhost.supervisor import ProviderSupervisor
 
@@ -59,6 +61,7 @@ class Host:
         self.actors: ActorRegistry
         self.providers: ProviderSupervisor
         self.facts: HostFacts
+        self.registries = Registries()
         self._stopping = asyncio.Event()
         self._drain_timeout: float | None = None
         self._parts = AsyncExitStack()
@@ -165,6 +168,9 @@ class Host:
             providers=providers,
             metadata=metadata,
             linking=linking,
+            configuration=ConfigStore(control, config.lattice, publisher.publish, js_domain=config.js_domain),
+            registries=self.registries,
+            publisher=publisher,
             stop_host=self.request_stop,
         )
         parts.push_async_callback(server.close)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from urllib.parse import urlsplit, urlunsplit
 
 import wasmhost
@@ -13,6 +12,7 @@ from lattice.events import Built
 from wasmhost.actors import ActorRegistry
 from wasmhost.config import HostConfig
 from wasmhost.identity import Identity
+from wasmhost.labels import Labels
 from wasmhost.metadata import Metadata
 from wasmhost.supervisor import ProviderSupervisor
 
@@ -34,6 +34,7 @@ class HostFacts:
         self._guests = guests
         self._config = config
         self._identity = identity
+        self.labels = Labels(config.labels)
         self._actors = actors
         self._providers = providers
         self._metadata = metadata
@@ -42,10 +43,6 @@ class HostFacts:
     @property
     def host_id(self) -> str:
         return self._identity.host_id
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        return self._config.labels
 
     @property
     def uptime(self) -> int:
@@ -58,7 +55,7 @@ class HostFacts:
         return HostPing(
             id=identity.host_id,
             issuer=identity.cluster.public,
-            labels=dict(config.labels),
+            labels=dict(self.labels.all),
             friendly_name=identity.friendly_name,
             uptime_seconds=self.uptime,
             uptime_human=human_duration(self.uptime),
@@ -78,8 +75,8 @@ class HostFacts:
             host_id=self._identity.host_id,
             issuer=self._identity.cluster.public,
             friendly_name=self._identity.friendly_name,
-            labels=dict(self._config.labels),
-            actors=tuple(self._actors.descriptions()),
+            labels=dict(self.labels.all),
+            actors=tuple(self._actors.descriptions(per_set=self._config.manager_form == "0.82")),
             providers=tuple(self._providers.descriptions()),
             version=wasmhost.__version__,
             uptime_human=human_duration(self.uptime),
@@ -90,14 +87,16 @@ class HostFacts:
     def started(self) -> Built:
         """The event ``host_started``."""
         return events.host_started(
-            labels=self._config.labels,
+            labels=self.labels.all,
             friendly_name=self._identity.friendly_name,
             uptime_seconds=self.uptime,
             version=wasmhost.__version__,
         )
 
     def heartbeat(self) -> Built:
-        """The event ``host_heartbeat``."""
+        """The event ``host_heartbeat``, in the form that the configured managers read."""
+        if self._config.manager_form == "0.82":
+            return "host_heartbeat", self.inventory().to_dict()
         return events.host_heartbeat(
             actors=self._actors.counts(),
             providers=[
@@ -109,7 +108,7 @@ class HostFacts:
                 for provider in self._providers
                 if provider.running
             ],
-            labels=self._config.labels,
+            labels=self.labels.all,
             friendly_name=self._identity.friendly_name,
             version=wasmhost.__version__,
             uptime_seconds=self.uptime,
@@ -118,7 +117,7 @@ class HostFacts:
 
     def stopped(self) -> Built:
         """The event ``host_stopped``."""
-        return events.host_stopped(labels=self._config.labels)
+        return events.host_stopped(labels=self.labels.all)
 
 
 def human_duration(seconds: int) -> str:

@@ -47,6 +47,11 @@ class Scale:
             for instance in each.instances:
                 yield instance, each.annotations
 
+    def sets(self) -> Iterator[tuple[str, Annotations, int]]:
+        """(id of one instance, annotations, number of instances) of every annotation set."""
+        for each in self._sets.values():
+            yield each.instances[0], each.annotations, len(each.instances)
+
     def annotation_sets(self) -> list[Annotations]:
         return [each.annotations for each in self._sets.values()]
 

@@ -36,7 +36,7 @@ def actor_document(actor: ActorDescription) -> dict[str, Any]:
         "actor_id": actor.id,
         "name": actor.name,
         "image_ref": actor.image_ref,
-        "instances": len(actor.instances),
+        "instances": actor.count,
         "revision": max((instance.revision for instance in actor.instances), default=0),
         "annotations": dict(actor.instances[0].annotations) if actor.instances else {},
     }
@@ -49,7 +49,7 @@ def show_on_host(output: Output, actors: Sequence[ActorDescription]) -> None:
     """A table of the actors on one host."""
     output.table(
         [*_COLUMNS, Column("COUNT")],
-        [Row([actor.id, actor.name or "", actor.image_ref or "", str(len(actor.instances))]) for actor in actors],
+        [Row([actor.id, actor.name or "", actor.image_ref or "", str(actor.count)]) for actor in actors],
     )
 
 
@@ -140,7 +140,7 @@ def get_actors(app: App) -> None:
                     known[actor.id].alias,
                     actor.image_ref or "",
                     inventory.friendly_name,
-                    str(len(actor.instances)),
+                    str(actor.count),
                 ]
             )
             for inventory, actor in found
@@ -247,7 +247,7 @@ async def start_and_wait(
     async def running() -> tuple[str, int]:
         inventory = await session.client.inventory(host_id)
         found = next((actor for actor in inventory.actors if actor.image_ref == reference), None)
-        return (found.id, len(found.instances)) if found is not None else ("", 0)
+        return (found.id, found.count) if found is not None else ("", 0)
 
     async def state() -> str | None:  # an event can be lost with a NATS server that is restarted
         actor_id, instances = await running()
@@ -286,7 +286,7 @@ def least_busy(inventories: Sequence[Inventory]) -> Inventory:
     """The host with the fewest instances and providers; the same one every time among equals."""
     return min(
         inventories,
-        key=lambda i: (sum(len(actor.instances) for actor in i.actors) + len(i.providers), i.host_id),
+        key=lambda i: (sum(actor.count for actor in i.actors) + len(i.providers), i.host_id),
     )
 
 
@@ -299,7 +299,7 @@ async def _placed(session: Session, actor_id: str, host_id: str) -> Placed:
         host_id=host_id,
         host_name=inventory.friendly_name,
         image_ref=(actor.image_ref or "") if actor else "",
-        instances=len(actor.instances) if actor else 0,
+        instances=actor.count if actor else 0,
     )
 
 
@@ -345,7 +345,7 @@ async def _stop_on(session: Session, actor: Candidate, host_id: str) -> Placed:
 
 def _matching(actor: ActorDescription, annotations: Mapping[str, str]) -> int:
     """How many instances carry at least these annotations."""
-    return sum(annotations.items() <= instance.annotations.items() for instance in actor.instances)
+    return sum(instance.count for instance in actor.instances if annotations.items() <= instance.annotations.items())
 
 
 async def stop_and_wait(

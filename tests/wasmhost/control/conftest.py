@@ -10,6 +10,7 @@ import pytest
 
 from lattice.connection import Connection, ConnectOptions, connect
 from tests.support.nats import NatsServer
+from tests.wasmhost.control.asking import Asker
 from wasmhost.config import HostConfig, NatsEndpoint, detected_labels
 from wasmhost.host import Host
 from wasmhost.state import StatePaths
@@ -50,3 +51,8 @@ def another(config: HostConfig, tmp_path: Path) -> Callable[[str], HostConfig]:
         return replace(config, paths=replace(config.paths, host=tmp_path / name))
 
     return make
+
+
+@pytest.fixture(params=["json", "msgpack"])
+def asker(client: Connection, lattice: str, request: pytest.FixtureRequest) -> Asker:
+    return Asker(client, lattice, request.param)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from lattice.errors import Unreachable
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.subjects import Control
-from lattice.wire import pack, unpack_value
+from lattice.wire import pack
+from tests.wasmhost.control.asking import ACCEPTED, Asker
 from tests.wasmhost.control.waiting import EventLog, until
 from wasmhost.host import Host
 
@@ -28,32 +28,6 @@ LINK = {
     "contract_id": "wasmcloud:keyvalue",
     "values": {"URL": "nowhere"},
 }
-
-
-class Asker:
-    """Asks in one encoding and checks that the answer comes in the same."""
-
-    def __init__(self, client: Connection, lattice: str, encoding: str) -> None:
-        self.subjects = Control(lattice)
-        self.encoding = encoding
-        self._client = client
-
-    async def ask(self, subject: str, body: Mapping[str, Any] | None = None) -> Any:
-        headers = {"Content-Type": "application/msgpack"} if self.encoding == "msgpack" and body is None else None
-        encode = pack if self.encoding == "msgpack" else (lambda value: json.dumps(value).encode())
-        payload = b"" if body is None else encode(body)
-        reply = await self._client.request(subject, payload, timeout=5.0, headers=headers)
-        if self.encoding == "msgpack":
-            return unpack_value(reply.payload)
-        return json.loads(reply.payload)
-
-
-@pytest.fixture(params=["json", "msgpack"])
-def asker(client: Connection, lattice: str, request: pytest.FixtureRequest) -> Asker:
-    return Asker(client, lattice, request.param)
-
-
-ACCEPTED = {"accepted": True, "error": ""}
 
 
 async def test_a_ping_tells_who_the_host_is(host: Host, asker: Asker, lattice: str) -> None:

@@ -173,6 +173,8 @@ def settings_of_further_host(config: HostConfig, identity: Identity, name: str) 
         "allow_anonymous_nats": config.allow_anonymous_nats,
         "no_local": not config.local,
         "provider_keys": config.provider_keys,
+        "manager_form": config.manager_form,
+        "rpc_events": config.rpc_events,
         "labels": dict(config.labels),
         "log_level": config.log_level,
     }
