@@ -13,15 +13,26 @@ COMPILER = "/usr/bin/clang"
 
 
 @functools.cache
-def compiled(name: str, *flags: str) -> bytes:
-    """``tests/guests/<name>.c`` for WASI, with these flags. A missing compiler fails the test, and says what to do."""
+def compiled(source: str | Path, *flags: str) -> bytes:
+    """A C file, or ``tests/guests/<name>.c``, for WASI with these flags. A missing compiler fails the test, and says
+    what to do."""
+    path = GUESTS / f"{source}.c" if isinstance(source, str) else source
     if not Path(COMPILER).exists():
         raise AssertionError(f"{COMPILER} is missing; run tests/packages.sh, or: apt-get install {PACKAGES}")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "guest.wasm"
-        command = [COMPILER, "--target=wasm32-wasi", "-Os", "-s", "-Wall", "-Werror", "-Wno-unused-parameter"]
+        command = [
+            COMPILER,
+            "--target=wasm32-wasi",
+            "-Os",
+            "-s",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-unused-parameter",
+        ]
         done = subprocess.run(
-            [*command, *flags, str(GUESTS / f"{name}.c"), "-o", str(out)],
+            [*command, *flags, str(path), "-o", str(out)],
             capture_output=True,
             text=True,
             timeout=120,
