@@ -110,10 +110,7 @@ class ActorPool:
 
         Costs little, so that it can be asked before anything else is done for a call.
         """
-        if not self._waiting and (self._idle or self._size < self._wanted):
-            return None
-        remaining = min(remaining, self._limits.deadline)
-        return self._overload(size + _CALL_OVERHEAD, remaining)
+        return self._overload(size + _CALL_OVERHEAD, min(remaining, self._limits.deadline))
 
     def begin(self, operation: str, payload: bytes, context: CallContext) -> GuestCall:
         """Start a call; never blocks and never raises: what goes wrong is raised by ``result()`` or ``wait()``.
@@ -156,6 +153,10 @@ class ActorPool:
         self._serve()
 
     def _overload(self, size: int, remaining: float) -> Overloaded | None:
+        # A call that need not wait is never refused: once a call ran out of time and its instance was thrown away,
+        # nobody would ever see a faster one.
+        if not self._waiting and (self._idle or self._size < self._wanted):
+            return None
         queue = planning.Queue(
             waiting=len(self._waiting),
             waiting_bytes=self._waiting_bytes,

@@ -46,9 +46,9 @@ async def test_a_call_with_a_free_instance_is_done_at_once(make_pool: PoolMaker,
     call = pool.begin("Echo.Now", b"hello", context())
     # An epoch may pass just then; that is the only reason for a task.
     assert (call.result() if call.done else await call.wait()) == b"hello"
-    done = [pool.begin("Echo.Now", b"hello", context()) for _ in range(100)]
+    done = [pool.begin("Echo.Now", b"hello", context()) for _ in range(20)]  # a turn of the loop has time for 50
     if engine.variant == "suspendable":
-        assert sum(call.done for call in done) > 90
+        assert sum(call.done for call in done) > 10
     for call in done:
         assert (call.result() if call.done else await call.wait()) == b"hello"
 
@@ -257,6 +257,21 @@ async def test_a_refusal_can_be_asked_for_before_the_call_is_made(make_pool: Poo
     assert pool.refusal(1000, 1.0) is None
     gate.set()
     await asyncio.gather(*(call.wait() for call in calls))
+
+
+async def test_an_actor_that_once_ran_out_of_time_gets_another_chance(make_pool: PoolMaker) -> None:
+    slow = True
+
+    async def answer(call: HostCall, _context: CallContext) -> bytes:
+        await asyncio.sleep(30 if slow else 0)
+        return call.payload
+
+    pool = await make_pool("asks_host", host_calls=answer)
+    with pytest.raises(GuestFailed, match="ran past its deadline"):
+        await pool.call("Ask.Host", b"", context(0.3))
+    slow = False
+    for _ in range(3):
+        assert await pool.call("Ask.Host", b"x", context(0.3)) == b"x"
 
 
 async def test_waiting_requests_are_bounded_in_bytes(make_pool: PoolMaker) -> None:

@@ -263,9 +263,9 @@ async def test_guests_that_sleep_leave_the_loop_to_others(make_pool: PoolMaker) 
 
 
 async def test_a_sleep_beyond_the_deadline_ends_with_it(make_pool: PoolMaker) -> None:
-    pool = await sandbox(make_pool, deadline=0.2)
+    pool = await sandbox(make_pool)
     async with loop_goes_on():
-        error = await refused(ask(pool, "Sleep", "86400000"))
+        error = await refused(pool.call("Sleep", b"86400000", context(0.2)))
     assert str(error) == "Sleep: the actor ran past its deadline of 0.2 s, asleep"
     assert error.code is Code.TIMED_OUT
     assert await ask(pool, "Environment") == "none, no PATH"
