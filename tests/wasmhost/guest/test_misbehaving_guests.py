@@ -49,7 +49,7 @@ async def test_an_endless_loop_ends_at_its_deadline_while_other_actors_answer(ma
             assert await echo.call("Echo.Now", b"x", context()) == b"x"
             answered += 1
             await asyncio.sleep(0.001)
-    assert answered > 20
+    assert answered > 5
     for spinner in spinners:
         assert "Spin.Now: the actor ran past its deadline of 0.5 s" in str(spinner.result())
         assert spinner.result().code is Code.TIMED_OUT
