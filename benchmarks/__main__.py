@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from benchmarks import guest_call, host_rpc, http_echo, idle_connections, kvcounter_redis, transport
+from benchmarks import (
+    guest_call,
+    host_rpc,
+    http_echo,
+    idle_connections,
+    kvcounter_redis,
+    memory,
+    overload,
+    start,
+    transport,
+)
 from benchmarks.report import main
 
 if __name__ == "__main__":
@@ -13,4 +23,7 @@ if __name__ == "__main__":
         http_echo.measure,
         kvcounter_redis.measure,
         idle_connections.measure,
+        overload.measure,
+        memory.measure,
+        start.measure,
     )

@@ -9,15 +9,14 @@ without envelope and signature. Answers are judged after the clock has stopped. 
 
 from __future__ import annotations
 
+import asyncio
 import json
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import repeat
-from pathlib import Path
 
 import nats
 
+from benchmarks.hosts import LATTICE, host, peer
 from benchmarks.processes import nats_server, responder
 from benchmarks.report import main
 from benchmarks.requester import IN_FLIGHT, Answers, asking, keep_asking
@@ -28,12 +27,11 @@ from lattice.contracts.httpserver import CONTRACT, HANDLE_REQUEST, HttpRequest, 
 from lattice.errors import LatticeError
 from lattice.invocation import Entity, InvocationResponse
 from lattice.keys import KeyPair, Role
-from tests.support.processes import ROOT, Running, run, user_environment
+from tests.support.processes import ROOT
 
 TARGET = 0.2
 """Smallest ratio of the host's rate to the bare responder's."""
 _ECHO = ROOT / "actors" / "echo" / "echo_s.wasm"
-_LATTICE = "bench"
 _MESSAGE = HttpRequest(path="/some/path", query_string="a=1", header={"accept": ["*/*"]}, body=b"0123456789").encode()
 _EXPECTED = {"method": "GET", "path": "/some/path", "queryString": "a=1", "body": "0123456789"}
 
@@ -55,24 +53,6 @@ class SignedMessages:
         return iter(encoded)
 
 
-@contextmanager
-def _host(url: str, cluster: KeyPair, account: str) -> Iterator[Running]:
-    """A host with the echo actor."""
-    with tempfile.TemporaryDirectory() as folder:
-        env = user_environment(Path(folder), WASMCLOUD_CLUSTER_SEED=cluster.seed)
-        lattice = ["--nats-url", url, "--lattice", _LATTICE]
-        host = Running(["host", *lattice, "--trust", account, "--allow-file-load"], env=env)
-        try:
-            host.wait_for_output("host.started")
-            started = run(["start", "actor", str(_ECHO), *lattice], env=env)
-            if started.returncode:
-                raise RuntimeError(f"the echo actor did not start: {started.stderr}\n{host.output}")
-            yield host
-            host.stop()
-        finally:
-            host.kill()
-
-
 def _is_right(answer: bytes) -> bool:
     try:
         response = InvocationResponse.decode(answer)
@@ -84,13 +64,18 @@ def _is_right(answer: bytes) -> bool:
 async def measure(plan: Plan) -> list[Figure]:
     cluster = KeyPair.generate(Role.CLUSTER)
     echo = claims.read_actor(_ECHO.read_bytes())
-    subject = subjects.actor_rpc(_LATTICE, echo.subject)
+    subject = subjects.actor_rpc(LATTICE, echo.subject)
     messages = SignedMessages(cluster, echo.subject)
     with (
         nats_server(jetstream=True) as server,
         responder("benchmarks.bare", "nats", server.url, "bare") as bare,
-        _host(server.url, cluster, echo.issuer) as host,
+        host(server.url, cluster, echo.issuer) as (running, _),
     ):
+        async with peer(server.url, cluster) as there:
+            await there.control.launch_actor(there.host_id, _ECHO.as_uri())
+            async with asyncio.timeout(30):
+                while echo.subject not in {each["sub"] for each in await there.control.claims()}:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
         client = await nats.connect(server.url)
         ask_bare, ask_host = asking(client, "bare"), asking(client, subject)
         per_second = 2000.0
@@ -105,7 +90,7 @@ async def measure(plan: Plan) -> list[Figure]:
             nonlocal per_second
             # Twice what the last round took; should they run out, the round is shorter and no less true.
             signed = messages.batch(int(per_second * seconds * 2) + IN_FLIGHT)
-            with timed(nats=server.pid, host=host.process.pid) as clock:
+            with timed(nats=server.pid, host=running.process.pid) as clock:
                 answers = await keep_asking(ask_host, signed, seconds=seconds)
             right = sum(map(_is_right, answers.received))
             per_second = max(right / clock.seconds, per_second / 2)

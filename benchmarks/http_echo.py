@@ -9,41 +9,19 @@ connections from the generator of :mod:`benchmarks.http_load`. Run it with ``pyt
 from __future__ import annotations
 
 import http.client
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
+from benchmarks.applications import application
 from benchmarks.http_load import load
 from benchmarks.processes import nats_server, responder
 from benchmarks.report import main
 from benchmarks.rounds import Figure, Plan, Round, Side, alternate
 from tests.support.nats import free_port
-from tests.support.processes import ROOT, Running, user_environment
 
 TARGET = 0.25
 """Smallest ratio of the rates at 64 connections."""
 CONNECTIONS = (1, 16, 64, 256)
 _BODY = b"0123456789" * 5
 _TARGET_PATH = "/some/path?a=1"
-
-
-@contextmanager
-def application(url: str, port: int) -> Iterator[dict[str, int]]:
-    """The echo application on ``port``; its processes."""
-    with tempfile.TemporaryDirectory() as folder:
-        text = (ROOT / "manifests" / "echo.yaml").read_text()
-        manifest = Path(folder) / "echo.yaml"
-        manifest.write_text(
-            text.replace("127.0.0.1:8080", f"127.0.0.1:{port}").replace("../actors", str(ROOT / "actors"))
-        )
-        up = Running(["up", "--nats-url", url, str(manifest)], env=user_environment(Path(folder) / "home"))
-        try:
-            up.wait_for_output(f"http://127.0.0.1:{port}")
-            yield {"provider": up.child("providers.httpserver").pid, "host": up.process.pid}
-            up.stop()
-        finally:
-            up.kill()
 
 
 def one_answer(port: int) -> bytes:
@@ -71,7 +49,7 @@ async def measure(plan: Plan) -> list[Figure]:
     with (
         nats_server(jetstream=True) as server,
         responder("benchmarks.bare", "http", str(bare_port)) as bare,
-        application(server.url, port) as processes,
+        application("echo", nats_url=server.url, port=port) as processes,
     ):
         bodies = {each: one_answer(each) for each in (bare_port, port)}
         for body in bodies.values():

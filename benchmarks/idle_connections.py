@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 
-from benchmarks.http_echo import application, one_answer, post_request
+from benchmarks.applications import application
+from benchmarks.http_echo import one_answer, post_request
 from benchmarks.http_load import load
 from benchmarks.processes import nats_server, responder
 from benchmarks.report import main
-from benchmarks.rounds import Figure, Plan, Round, alternate, processor_seconds
-from tests.support.idle import idle_connections, most_connections, resident
+from benchmarks.rounds import Figure, Plan, Round, alternate, processor_seconds, resident
+from tests.support.idle import idle_connections, most_connections
 from tests.support.nats import free_port
 
 WANTED = 10_000
@@ -46,7 +47,7 @@ async def measure(plan: Plan) -> list[Figure]:
     port, bare_port = free_port(), free_port()
     with responder("benchmarks.bare", "http", str(bare_port)) as bare:
         plain = _memory_each(bare, bare_port, count)
-    with nats_server(jetstream=True) as server, application(server.url, port) as processes:
+    with nats_server(jetstream=True) as server, application("echo", nats_url=server.url, port=port) as processes:
         memory = _memory_each(processes["provider"], port, count)
         request, body = post_request(port), one_answer(port)
         watched = {"provider": processes["provider"]}

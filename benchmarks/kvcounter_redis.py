@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.applications import application
 from benchmarks.http_load import load
 from benchmarks.processes import nats_server, responder
 from benchmarks.report import main
 from benchmarks.rounds import Figure, Plan, Round, Side, alternate
 from tests.support.nats import free_port
-from tests.support.processes import ROOT, Running, user_environment
 from tests.support.redis import RedisServer
 
 TARGET = 0.3
@@ -44,33 +44,6 @@ def _redis() -> Iterator[RedisServer]:
             server.stop()
 
 
-@contextmanager
-def _application(nats_url: str, redis_url: str, port: int) -> Iterator[dict[str, int]]:
-    """The counter on ``port``; its processes."""
-    with tempfile.TemporaryDirectory() as folder:
-        text = (ROOT / "manifests" / "kvcounter-redis.yaml").read_text()
-        for shipped, ours in (
-            ("127.0.0.1:8080", f"127.0.0.1:{port}"),
-            ("redis://127.0.0.1:6379/", redis_url),
-            ("replicas: 4", f"replicas: {INSTANCES}"),
-            ("../actors", str(ROOT / "actors")),
-        ):
-            text = text.replace(shipped, ours)
-        manifest = Path(folder) / "kvcounter-redis.yaml"
-        manifest.write_text(text)
-        up = Running(["up", "--nats-url", nats_url, str(manifest)], env=user_environment(Path(folder) / "home"))
-        try:
-            up.wait_for_output("Ready after")
-            yield {
-                "provider": up.child("providers.httpserver").pid,
-                "host": up.process.pid,
-                "key-value": up.child("providers.keyvalue.redis").pid,
-            }
-            up.stop()
-        finally:
-            up.kill()
-
-
 def _counted(redis: RedisServer, path: str, url: str) -> int:
     """How often the counter of ``path`` was moved."""
     answer = redis.command("GET", f"counter::{path}", database=url)
@@ -86,7 +59,13 @@ async def measure(plan: Plan) -> list[Figure]:
             redis.command("SET", f"counter::{path}", str(_START), database=url)
         with (
             responder("benchmarks.bare_redis", str(bare_port), url) as bare,
-            _application(server.url, url, port) as processes,
+            application(
+                "kvcounter-redis",
+                nats_url=server.url,
+                port=port,
+                changes={"redis://127.0.0.1:6379/": url, "replicas: 4": f"replicas: {INSTANCES}"},
+                providers={"key-value": "providers.keyvalue.redis"},
+            ) as processes,
         ):
             lattice = {**processes, "nats": server.pid, "Redis": redis.pid}
 

@@ -7,35 +7,50 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import NoReturn
 
-from benchmarks.rounds import Figure, Plan, Series
+from benchmarks.rounds import Plan, Reading, Result, Series
 from wasmhost import logs
 
-Measure = Callable[[Plan], Awaitable[list[Figure]]]
+Measure = Callable[[Plan], Awaitable[Sequence[Result]]]
 """What each benchmark offers."""
 
 
-def lines(figure: Figure) -> Iterator[str]:
+def lines(result: Result) -> Iterator[str]:
     """A paragraph."""
-    yield figure.name
-    width = max(len(figure.reference.name), len(figure.measured.name))
-    for side in (figure.reference, figure.measured):
-        yield f"  {side.name:{width}}  {_speed(side, of_time=figure.of_time)}{_processor(side)}"
-    spread = f"{min(figure.ratios):.2f} to {max(figure.ratios):.2f} over {len(figure.ratios)} rounds"
-    yield f"  ratio {figure.ratio:.2f} ({spread}){_verdict(figure)}"
-    operations = figure.reference.operations + figure.measured.operations
-    yield f"  {operations} operations, {figure.failures} failures"
+    yield result.name
+    if isinstance(result, Reading):
+        yield f"  {_amount(result)} ({_range(result)}){_verdict(result)}"
+        yield f"  beside: {result.beside}"
+        if result.failures:
+            yield f"  {result.failures} failures"
+        return
+    width = max(len(result.reference.name), len(result.measured.name))
+    for side in (result.reference, result.measured):
+        yield f"  {side.name:{width}}  {_speed(side, of_time=result.of_time)}{_processor(side)}"
+    spread = f"{min(result.ratios):.2f} to {max(result.ratios):.2f} over {len(result.ratios)} rounds"
+    yield f"  ratio {result.ratio:.2f} ({spread}){_verdict(result)}"
+    operations = result.reference.operations + result.measured.operations
+    yield f"  {operations} operations, {result.failures} failures"
 
 
-def summary(figures: Sequence[Figure]) -> Iterator[str]:
-    """One line per figure."""
-    width = max(len(figure.name) for figure in figures)
-    yield f"{'':{width}}  ratio  processor  failures"
-    for figure in figures:
-        busy = figure.processor_ratio
+def summary(results: Sequence[Result]) -> Iterator[str]:
+    """One line per result."""
+    width = max(len(result.name) for result in results)
+    yield f"{'':{width}}       ratio  processor  failures"
+    for result in results:
+        busy = None if isinstance(result, Reading) else result.processor_ratio
+        shown = _amount(result) if isinstance(result, Reading) else f"{result.ratio:.2f}"
         yield (
-            f"{figure.name:{width}}  {figure.ratio:5.2f}  {'' if busy is None else f'{busy:.1f} x':>9}"
-            f"  {figure.failures:8}{_verdict(figure)}"
+            f"{result.name:{width}}  {shown:>10}  {'' if busy is None else f'{busy:.1f} x':>9}"
+            f"  {result.failures:8}{_verdict(result)}"
         )
+
+
+def _amount(reading: Reading) -> str:
+    return f"{reading.value:.3g} {reading.unit}"
+
+
+def _range(reading: Reading) -> str:
+    return f"{min(reading.values):.3g} to {max(reading.values):.3g} over {len(reading.values)} rounds"
 
 
 def _speed(side: Series, *, of_time: bool) -> str:
@@ -51,13 +66,13 @@ def _processor(side: Series) -> str:
     return ", processor µs each: " + " ".join(f"{name} {each * 1e6:.0f}" for name, each in side.processor.items())
 
 
-def _verdict(figure: Figure) -> str:
-    if figure.failures:
+def _verdict(result: Result) -> str:
+    if result.failures:
         return "  no result: something failed"
-    if figure.target is None:
+    if result.target is None:
         return ""
-    bound = "at most" if figure.of_time else "at least"
-    return f"  target {bound} {figure.target:g}: {'reached' if figure.reached else 'MISSED'}"
+    bound = "at most" if isinstance(result, Reading) or result.of_time else "at least"
+    return f"  target {bound} {result.target:g}: {'reached' if result.reached else 'MISSED'}"
 
 
 def main(*measures: Measure) -> NoReturn:
@@ -67,14 +82,14 @@ def main(*measures: Measure) -> NoReturn:
     plan = Plan.quick() if parser.parse_args().quick else Plan()
     logs.configure("warning")
 
-    async def run() -> list[Figure]:
-        figures: list[Figure] = []
+    async def run() -> list[Result]:
+        results: list[Result] = []
         for measure in measures:
-            for figure in await measure(plan):
-                print("\n".join(lines(figure)), end="\n\n", flush=True)
-                figures.append(figure)
-        return figures
+            for result in await measure(plan):
+                print("\n".join(lines(result)), end="\n\n", flush=True)
+                results.append(result)
+        return results
 
-    figures = asyncio.run(run())
-    print("\n".join(summary(figures)))
-    raise SystemExit(0 if all(figure.reached for figure in figures) else 1)
+    results = asyncio.run(run())
+    print("\n".join(summary(results)))
+    raise SystemExit(0 if all(result.reached for result in results) else 1)

@@ -144,6 +144,32 @@ class Figure:
         return self.ratio <= self.target if self.of_time else self.ratio >= self.target
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """A result with a bound of its own, not a ratio: bytes kept, time to an answer."""
+
+    name: str
+    values: Sequence[float]
+    """One per round, in ``unit``."""
+    unit: str
+    beside: str
+    """What to read it beside: the value of the reference, as a sentence."""
+    target: float | None = None
+    """The largest that is good; None where there is no bound."""
+    failures: int = 0
+
+    @property
+    def value(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def reached(self) -> bool:
+        return not self.failures and (self.target is None or self.value <= self.target)
+
+
+Result = Figure | Reading
+
+
 async def alternate(plan: Plan, sides: Mapping[str, Side]) -> dict[str, Series]:
     """Every side once per round, in turn: A B C, A B C, …"""
     rounds: dict[str, list[Round]] = {name: [] for name in sides}
@@ -157,6 +183,16 @@ def processor_seconds(pid: int) -> float:
     """User and system time of a process so far: fields 14 and 15 of its stat file, in ticks of 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process that are in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def descriptors(pid: int) -> int:
+    """Open files and sockets of a process."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 class Clock:
