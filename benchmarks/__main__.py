@@ -10,6 +10,7 @@ from benchmarks import (
     kvcounter_redis,
     memory,
     overload,
+    payloads,
     start,
     transport,
 )
@@ -23,6 +24,7 @@ if __name__ == "__main__":
         http_echo.measure,
         kvcounter_redis.measure,
         idle_connections.measure,
+        payloads.measure,
         overload.measure,
         memory.measure,
         start.measure,
