@@ -20,12 +20,12 @@ def test_an_application_runs_in_either_variant_and_the_host_says_which(
     http_port: int,
     env: dict[str, str],
 ) -> None:
-    flags = ["--guest-threads"] if variant == "threads" else []
+    flags = ["--guest-threads", "--hosts", "2"] if variant == "threads" else []
     up = start("up", "--verbose", *flags, str(manifest("kvcounter")))
     up.wait_until(lambda: answers(http_port, "/warm"), timeout=20, what="the application")
     assert [get(http_port, path)[1] for path in ("/", "/?amount=5")] == [b'{"counter":1}', b'{"counter":6}']
     hosts = json.loads(run(["get", "hosts", "-o", "json"], env=env).stdout)["hosts"]
-    assert [host["guests"] for host in hosts] == [variant]
+    assert [host["guests"] for host in hosts] == [variant] * (2 if "--hosts" in flags else 1)
     assert variant in run(["get", "hosts"], env=env).stdout
     up.wait_for_output(f"guests={variant}")
     assert up.stop() == 0

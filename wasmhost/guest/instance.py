@@ -160,7 +160,10 @@ class Instance(ABC):
         self.poisoned = True
         if exited is not None:
             raise GuestFailed(f"{failure}: it ended itself with exit code {exited}")
-        raise GuestFailed(f"{failure}: {last_line(text)}", code=_code_of(text))
+        reason = last_line(text)
+        if "exceeds memory limits" in reason:
+            reason += f" ({self._limits.memory} bytes; raise memory_mib of this actor, or actor_memory_mib of the host)"
+        raise GuestFailed(f"{failure}: {reason}", code=_code_of(text))
 
     def _exit_code(self) -> int | None:
         return self._words[bridge.EXIT_CODE] if self._words[bridge.EXITED] else None

@@ -2,8 +2,8 @@
 
 It uses the public classes of wasmtime-py alone. A guest that waits for the host blocks its thread, while the call's own
 task on the event loop fetches the answer; so deadlines, cancellation and logging context are the same in both variants.
-A call costs five to ten times as much here. A guest that computes for too long is stopped by a trap at its deadline:
-there is no way to stop one earlier, so what is cancelled while it computes goes on until then, unheard.
+A call costs about 70 µs more here, and a host call 50. A guest that computes for too long is stopped by a trap at its
+deadline: there is no way to stop one earlier, so what is cancelled while it computes goes on until then, unheard.
 """
 
 from __future__ import annotations

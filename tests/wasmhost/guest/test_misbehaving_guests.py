@@ -224,7 +224,7 @@ async def test_an_actor_that_cannot_start_says_why(case: str, make_pool: PoolMak
 
 async def test_memory_below_what_the_module_declares_fails_the_start(make_pool: PoolMaker) -> None:
     pool = await make_pool("asks_host", memory=1024 * 1024)
-    with pytest.raises(GuestFailed, match="exceeds memory limits"):
+    with pytest.raises(GuestFailed, match=r"exceeds memory limits \(1048576 bytes; raise memory_mib"):
         await pool.start_one()
 
 

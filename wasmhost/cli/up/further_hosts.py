@@ -172,6 +172,7 @@ def settings_of_further_host(config: HostConfig, identity: Identity, name: str) 
         "allow_file_load": config.allow_file_load,
         "allow_anonymous_nats": config.allow_anonymous_nats,
         "no_local": not config.local,
+        "guest_threads": config.guest_threads,
         "provider_keys": config.provider_keys,
         "manager_form": config.manager_form,
         "rpc_events": config.rpc_events,
