@@ -44,6 +44,8 @@ __all__ = [
 
 MAX_INSTANCES: Final = 65_535
 """Most instances one command may ask for: the wire type of the older clients."""
+MOST_ANNOTATIONS: Final = 16 * 1024
+"""Characters in the names and values of one command's annotations."""
 NO_LIMIT: Final = frozenset({2**16 - 1, 2**32 - 1})
 """Counts that mean "as many as needed" in ``scale``: the largest of each wire type is the later clients' default."""
 
@@ -53,6 +55,15 @@ def _count(fields: Document, default: int) -> int:
     if value > MAX_INSTANCES:
         raise MalformedMessage(f"{fields.what}: count is {value}, at most {MAX_INSTANCES} are allowed")
     return value
+
+
+def _annotations(fields: Document) -> dict[str, str]:
+    """Annotations come back in every event and once per instance in the inventory, so they are bounded."""
+    annotations = fields.mapping("annotations")
+    size = sum(len(name) + len(value) for name, value in annotations.items())
+    if size > MOST_ANNOTATIONS:
+        raise MalformedMessage(f"{fields.what}: annotations hold {size} characters, at most {MOST_ANNOTATIONS}")
+    return annotations
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +117,7 @@ class LaunchActor:
             host_id=fields.text("host_id"),
             # 0 comes from clients for which it means "the default"
             count=_count(fields, 1) or 1,
-            annotations=fields.mapping("annotations"),
+            annotations=_annotations(fields),
         )
 
 
@@ -136,7 +147,7 @@ class StopActor:
             actor_ref=fields.required_text("actor_ref"),
             host_id=fields.text("host_id"),
             count=_count(fields, 0),
-            annotations=fields.mapping("annotations"),
+            annotations=_annotations(fields),
         )
 
 
@@ -178,7 +189,7 @@ class ScaleActor:
             actor_id=actor_id,
             host_id=fields.text("host_id"),
             count=None if count is None or count in NO_LIMIT else _count(fields, 0),
-            annotations=fields.mapping("annotations"),
+            annotations=_annotations(fields),
         )
 
 
@@ -211,7 +222,7 @@ class UpdateActor:
             # a Go client of the era calls it actor_ref
             actor_id=fields.text("actor_id") or fields.text("actor_ref"),
             host_id=fields.text("host_id"),
-            annotations=fields.mapping("annotations"),
+            annotations=_annotations(fields),
         )
 
 
@@ -247,7 +258,7 @@ class StartProvider:
             host_id=fields.text("host_id"),
             link_name=fields.text("link_name") or DEFAULT_LINK_NAME,
             configuration=fields.optional_text("configuration"),
-            annotations=fields.mapping("annotations"),
+            annotations=_annotations(fields),
         )
 
 
@@ -280,7 +291,7 @@ class StopProvider:
             link_name=fields.text("link_name") or DEFAULT_LINK_NAME,
             contract_id=fields.text("contract_id"),
             host_id=fields.text("host_id"),
-            annotations=fields.mapping("annotations"),
+            annotations=_annotations(fields),
         )
 
 

@@ -10,7 +10,11 @@ from typing import Any
 
 from lattice import subjects, wire
 from lattice.document import Document
+from lattice.errors import MalformedMessage
 from lattice.keys import Role, require_key, role_of
+
+MOST_VALUES = 128 * 1024
+"""Characters in the names and values of one link's settings: all links of a lattice are told in one message."""
 
 LinkKey = tuple[str, str, str]
 """(actor, contract, link name): at most one provider per key."""
@@ -49,6 +53,9 @@ class LinkDefinition:
             require_key(self.provider_id, Role.SERVICE, "provider")
         subjects.validate_contract(self.contract_id)
         subjects.validate_link_name(self.link_name)
+        size = sum(len(name) + len(value) for name, value in self.values.items())
+        if size > MOST_VALUES:
+            raise MalformedMessage(f"link definition: values hold {size} characters, at most {MOST_VALUES}")
         return self
 
     def encode(self) -> bytes:

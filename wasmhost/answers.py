@@ -113,6 +113,13 @@ class Answers:
                 raise _unsupported()
         return _ACCEPTED
 
+    def shorter(self, tokens: Tokens) -> Answer:
+        """An answer that says the same in less, for one that does not fit into a message; None when there is none."""
+        match tokens:
+            case ("get", host, "inv") if host == self._facts.host_id:
+                return self._facts.inventory(short=True).to_dict()
+        return None
+
     async def _get(self, what: Tokens) -> Answer:
         match what:
             case ("links",):

@@ -113,7 +113,7 @@ class ControlServer:
         if len(self._tasks) >= _MOST_REQUESTS:
             refusal = Overloaded(f"this host has {_MOST_REQUESTS} control requests at work; retry later")
             if not is_gathered(tokens):
-                self._reply(reply, _refuse(refusal), encoding)
+                self._reply(reply, tokens, _refuse(refusal), encoding)
             return
         self._spawn(self._serve(tokens, reply, headers, payload, encoding))
 
@@ -134,7 +134,7 @@ class ControlServer:
                 error = LatticeError("internal error in the host; its log says more")
             answer = None if is_gathered(tokens) else _refuse(error)
         if answer is not None:
-            self._reply(reply, answer, encoding)
+            self._reply(reply, tokens, answer, encoding)
 
     def _body(self, tokens: tuple[str, ...], payload: bytes, headers: Headers) -> Any:
         if has_raw_body(tokens):
@@ -143,18 +143,20 @@ class ControlServer:
             return None
         return decode_body(payload, headers, self._answers.name_of(tokens))[0]
 
-    def _reply(self, reply: str, answer: Answer, encoding: Encoding) -> None:
-        if not reply or answer is None:
+    def _reply(self, reply: str, tokens: tuple[str, ...], answer: Answer, encoding: Encoding) -> None:
+        if not reply:
             return
-        encoded = answer if isinstance(answer, bytes) else encode_reply(answer, encoding)
         try:
             try:
-                self._transport.publish(reply, encoded)
+                self._publish(reply, answer, encoding)
             except TooLarge as error:
                 refusal = _refuse(TooLarge(f"the answer does not fit into one message: {error}"))
-                self._transport.publish(reply, encode_reply(refusal, encoding))
+                self._publish(reply, self._answers.shorter(tokens) or refusal, encoding)
         except LatticeError as error:
-            log.warning("control.answer_lost", reply=reply[:200], reason=str(error))
+            log.warning("control.answer_lost", subject=_shown(tokens), reply=reply[:200], reason=str(error))
+
+    def _publish(self, reply: str, answer: Answer, encoding: Encoding) -> None:
+        self._transport.publish(reply, answer if isinstance(answer, bytes) else encode_reply(answer, encoding))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -69,14 +69,14 @@ class HostFacts:
             guests=self._guests,
         )
 
-    def inventory(self) -> Inventory:
-        """The answer to ``get.{host}.inv``."""
+    def inventory(self, *, short: bool = False) -> Inventory:
+        """The answer to ``get.{host}.inv``; ``short``: with one entry per annotation set in any case."""
         return Inventory(
             host_id=self._identity.host_id,
             issuer=self._identity.cluster.public,
             friendly_name=self._identity.friendly_name,
             labels=dict(self.labels.all),
-            actors=tuple(self._actors.descriptions(per_set=self._config.manager_form == "0.82")),
+            actors=tuple(self._actors.descriptions(per_set=short or self._config.manager_form == "0.82")),
             providers=tuple(self._providers.descriptions()),
             version=wasmhost.__version__,
             uptime_human=human_duration(self.uptime),

@@ -300,3 +300,8 @@ def test_an_inventory_has_the_members_that_classic_clients_demand() -> None:
     assert instance["annotations"] == {}
     assert document["providers"][0]["links"] == {"M1": {"state": "failed", "reason": "in use"}}
     assert "degraded" not in document
+
+
+def test_annotations_are_bounded_since_every_event_repeats_them() -> None:
+    with pytest.raises(MalformedMessage, match="Invalid launch actor JSON request: annotations hold 20001 characters"):
+        LaunchActor.from_dict({"actor_ref": "r", "annotations": {"x" * 20_000: "y"}})

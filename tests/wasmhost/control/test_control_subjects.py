@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.subjects import Control
 from lattice.wire import pack
+from tests.support import actors
 from tests.wasmhost.control.asking import ACCEPTED, Asker
 from tests.wasmhost.control.waiting import EventLog, until
+from wasmhost.config import HostConfig
 from wasmhost.host import Host
 
 ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public
@@ -180,6 +183,27 @@ async def test_garbage_on_every_subject_harms_nothing(host: Host, client: Connec
     await client.flush()
     reply = await client.request(control.get_inventory(host.host_id), b"", timeout=5.0)
     assert json.loads(reply.payload)["providers"] == []
+
+
+async def test_an_inventory_too_long_for_one_message_is_told_in_the_shorter_form(
+    config: HostConfig, asker: Asker, tmp_path: Path
+) -> None:
+    reference = actors.write(tmp_path, actors.signed(actors.ECHO))
+    async with Host(replace(config, trusted_issuers=frozenset({actors.ACCOUNT.public}))) as host:
+        await host.actors.launch(reference, 1000, {"why": "x" * 2000})
+        inventory = await asker.ask(asker.subjects.get_inventory(host.host_id))
+    (instance,) = inventory["actors"][0]["instances"]
+    assert instance["max_instances"] == 1000
+
+
+async def test_an_answer_too_long_for_one_message_is_an_error(host: Host, asker: Asker, lattice: str) -> None:
+    for number in range(9):
+        body = {**LINK, "link_name": f"l{number}", "values": {"x": "y" * 120_000}}
+        assert await asker.ask(asker.subjects.linkdefs_put(), body) == ACCEPTED
+    answer = await asker.ask(asker.subjects.get_links())
+    assert (answer["accepted"], answer["code"]) == (False, "too_large")
+    answer = await asker.ask(asker.subjects.linkdefs_put(), {**LINK, "values": {"x": "y" * 140_000}})
+    assert answer["accepted"] is False and "at most 131072" in answer["error"]
 
 
 async def test_nothing_is_answered_on_a_subject_that_is_no_inbox(host: Host, client: Connection, lattice: str) -> None:
