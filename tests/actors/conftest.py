@@ -42,10 +42,10 @@ class Actor:
 Start = Callable[[bytes], Awaitable[Actor]]
 
 
-@pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """The engine of this folder's tests, one for all as in a host."""
-    engine = Engine.open(tmp_path_factory.mktemp("compiled"))
+@pytest.fixture(scope="session", params=["suspendable", "threads"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """The engine of this folder's tests, one for all as in a host; each test runs in both variants."""
+    engine = Engine.open(tmp_path_factory.mktemp("compiled"), variant=request.param)
     yield engine
     engine.close()
 

@@ -9,6 +9,7 @@ import pytest
 
 from lattice.errors import Code, LatticeError
 from tests.support import actors
+from tests.support.processes import run, user_environment
 from tests.wasmhost.datapath import DataPath
 from wasmhost import limits
 from wasmhost.actors import ActorError
@@ -70,6 +71,17 @@ def test_the_host_has_a_setting_for_each(tmp_path: Path) -> None:
         "WASMHOST_ACTOR_QUEUE_KIB: 0 is no number of KiB from 1 to 4194304 (example: 65536)",
         "WASMHOST_ACTOR_LOG_KIB: 'some' is not a whole number of KiB (example: 64)",
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("memry_mib=1", "did you mean memory_mib?"), ("memory_mib", "'' is no whole number"), ("log_kib=1.5", "'1.5' is")],
+)
+def test_a_limit_typed_wrongly_ends_the_command_before_it_asks_anybody(typed: str, said: str, tmp_path: Path) -> None:
+    done = run(["start", "actor", "actor.wasm", "--limit", typed], env=user_environment(tmp_path))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "--limit memory_mib=128" in done.stderr
 
 
 async def test_annotations_set_the_limits_of_the_actor_that_they_start(path: DataPath) -> None:
