@@ -34,6 +34,21 @@ def test_a_taken_http_port_is_a_conflict(manifest: Manifest, http_port: int, env
     assert f"127.0.0.1:{http_port} in use" in one_clear_error(ended.stderr)
 
 
+def test_a_bad_setting_of_the_http_server_is_told_with_key_value_and_example(
+    manifest: Manifest, http_port: int, env: dict[str, str]
+) -> None:
+    path = manifest("echo")
+    address = f"address: 127.0.0.1:{http_port}"
+    text = path.read_text()
+    assert address in text
+    path.write_text(text.replace(address, f"{address}\n              cert_file: /nowhere/shop.pem"))
+    ended = run(["up", str(path)], env=env)
+    assert ended.returncode == 2, ended.stderr
+    error = one_clear_error(ended.stderr)
+    assert "cert_file: '/nowhere/shop.pem': no such file or directory (example: /etc/ssl/server.pem)" in error
+    assert "priv_key_file: not given" in error
+
+
 def test_no_nats_server_binary(manifest: Manifest, home: Path, tmp_path: Path) -> None:
     """No server on PATH, and a virtual environment whose scripts folder has none."""
     venv.create(tmp_path / "venv", with_pip=False)

@@ -236,7 +236,7 @@ async def wait_ready(session: Session, link: LinkDefinition, *, grace: float = 0
         if last is not None and last.state in ("failed", "degraded"):
             failure = link_failure(link, last.reason, last.code)
             failing_since = clock() if failing_since is None else failing_since
-            if failure.exit_code is ExitCode.CONFLICT or clock() - failing_since >= grace:
+            if failure.exit_code is not ExitCode.FAILED or clock() - failing_since >= grace:
                 raise failure
             return None
         failing_since = None
@@ -259,11 +259,16 @@ async def wait_ready(session: Session, link: LinkDefinition, *, grace: float = 0
 
 def link_failure(link: LinkDefinition, reason: str, code: str = "") -> Problem:
     """What is told when a provider could not take a link."""
-    conflict = code == Code.CONFLICT or " in use" in reason
+    if code == Code.CONFLICT or " in use" in reason:
+        exit_code = ExitCode.CONFLICT
+    elif code == Code.INVALID or reason.startswith("invalid parameter: "):  # as all providers of the era say it
+        exit_code = ExitCode.USAGE
+    else:
+        exit_code = ExitCode.FAILED
     return Problem(
         f"the provider could not take the link: {reason}",
         reason=reason,
-        exit_code=ExitCode.CONFLICT if conflict else ExitCode.FAILED,
+        exit_code=exit_code,
         hint="the link stays and is tried again; change its values with `wasmhost link put`, or remove it with "
         f"`wasmhost link del {link.actor_id[:8]} {link.contract_id}`",
     )

@@ -131,7 +131,7 @@ class Deployment:
             hint = problem.hint
             if problem.exit_code is ExitCode.CONFLICT:
                 hint = "stop what uses that port, or give the link another address in the manifest"
-            elif problem.exit_code is ExitCode.FAILED:
+            elif problem.exit_code in (ExitCode.FAILED, ExitCode.USAGE):
                 hint = "put that right, or the values of the link in the manifest, and run this again"
             raise Problem(
                 f"link {self._shown(link)}: {problem.reason or problem}", exit_code=problem.exit_code, hint=hint
