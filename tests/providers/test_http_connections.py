@@ -271,15 +271,16 @@ async def test_a_small_refused_body_leaves_the_connection_usable(echo: Served) -
     client.close()
 
 
-async def test_a_client_that_goes_on_sending_still_reads_its_refusal(echo: Served) -> None:
-    client = await echo.connect()
-    client.send(post(50_000_000))
-    with suppress(ConnectionError):
-        for _ in range(500):
-            client.send(b"x" * 100_000)
-            await client.writer.drain()
-    assert (await client.rest()).startswith(b"HTTP/1.1 413 ")
-    client.close()
+async def test_a_client_that_goes_on_sending_still_reads_its_refusal() -> None:
+    async with served(policy=Policy(max_content=1_000_000)) as listening:
+        client = await listening.connect()
+        client.send(post(50_000_000))
+        with suppress(ConnectionError):
+            for _ in range(500):
+                client.send(b"x" * 100_000)
+                await client.writer.drain()
+        assert (await client.rest()).startswith(b"HTTP/1.1 413 ")
+        client.close()
 
 
 async def test_many_bodies_at_once_are_refused_but_a_large_one_alone_passes() -> None:
