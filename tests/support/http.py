@@ -30,13 +30,18 @@ def answers(port: int, path: str = "/") -> bool:
 
 @dataclass
 class Load:
-    """Several clients asking one path in a loop until stopped; counts statuses, keeps the times of the 200s."""
+    """Several clients asking one path in a loop until stopped; counts statuses, keeps the times of the 200s.
+
+    Each client has one request on its way at a time. Times are those of ``time.monotonic()``.
+    """
 
     port: int
     path: str = "/"
     clients: int = 4
     statuses: Counter[int | str] = field(default_factory=Counter)
     good_at: list[float] = field(default_factory=list)
+    failures: list[tuple[float, int | str]] = field(default_factory=list)
+    """When each request began that got anything else, and what it got."""
 
     def __enter__(self) -> Load:
         self._stop = threading.Event()
@@ -47,16 +52,17 @@ class Load:
 
     def _client(self) -> None:
         while not self._stop.is_set():
+            began = time.monotonic()
+            status: int | str
             try:
                 status, _ = get(self.port, self.path)
             except OSError as error:
-                self.statuses[type(error).__name__] += 1
-                self._stop.wait(0.02)
-                continue
+                status = type(error).__name__
             self.statuses[status] += 1
             if status == 200:
                 self.good_at.append(time.monotonic())
             else:
+                self.failures.append((began, status))
                 self._stop.wait(0.02)
 
     def good_since(self, moment: float) -> int:
