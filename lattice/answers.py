@@ -22,6 +22,12 @@ class Answer(NamedTuple):
     payload: bytes
 
 
+def _lost() -> Unreachable:
+    return Unreachable(
+        "the connection to the NATS server was lost before everything had arrived", code=Code.DISCONNECTED
+    )
+
+
 class Question:
     """The answers to one question, in the order of their arrival, kept without bound: ask for few at a time."""
 
@@ -43,9 +49,7 @@ class Question:
                 except TimeoutError:
                     raise Unreachable(f"the NATS server sent nothing for {timeout:g} s") from None
             if not self._waiting:
-                raise Unreachable(
-                    "the connection to the NATS server was lost before everything had arrived", code=Code.DISCONNECTED
-                )
+                raise _lost()
         return self._waiting.popleft()
 
     def add(self, reply: str, headers: Headers, payload: bytes) -> None:
@@ -101,6 +105,8 @@ class Answers:
     @asynccontextmanager
     async def delivery(self) -> AsyncIterator[Question]:
         """A question whose answers a consumer delivers: they keep the subjects that they were stored under."""
+        if self._connection.state is not State.CONNECTED:
+            raise _lost()  # subscribing would wait for the next server
         question = Question(self._connection.new_inbox())
         subscription = await self._connection.subscribe(
             question.inbox, lambda subject, reply, headers, payload: question.add(reply, headers, payload)
