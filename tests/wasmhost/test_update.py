@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -212,3 +213,25 @@ async def test_updates_and_scales_under_load_fail_no_call(path: DataPath, revisi
     assert [answer.error for answer in answers if answer.error] == []
     assert [answer.msg for answer in answers] == sorted(answer.msg for answer in answers)  # never back to an older one
     assert {answer.msg for answer in answers} == {b"0", b"1", b"2", b"3", b"4", b"5"}
+
+
+async def test_a_call_whose_argument_is_being_fetched_is_answered_by_either_revision(
+    path: DataPath, revisions: Revisions
+) -> None:
+    answers = set()
+    actor = await path.registry.launch(revisions.write(saying("0")), 1)
+    fetching: asyncio.Queue[str] = asyncio.Queue()
+    await path.peer.subscribe(
+        f"$JS.API.DIRECT.GET.OBJ_{path.lattice}.>", lambda subject, *_: fetching.put_nowait(subject)
+    )
+    for number in range(1, 4):
+        newer = revisions.write(saying(str(number)))
+        sound = path.sign(actor, b"x" * 12_000_000)
+        await path.chunks.send(sound.id, sound.msg, what="it")
+        call = asyncio.create_task(path.invoke(replace(sound, msg=b"")))
+        await fetching.get()
+        await path.registry.update(newer)
+        response = await call
+        assert response.error is None
+        answers.add(response.msg)
+    assert answers <= {b"0", b"1", b"2", b"3"}
