@@ -53,6 +53,10 @@ class LinkDefinition:
             require_key(self.provider_id, Role.SERVICE, "provider")
         subjects.validate_contract(self.contract_id)
         subjects.validate_link_name(self.link_name)
+        return self
+
+    def check_size(self) -> LinkDefinition:
+        """Itself if its values may be put; MalformedMessage otherwise. What others have put is not asked."""
         size = sum(len(name) + len(value) for name, value in self.values.items())
         if size > MOST_VALUES:
             raise MalformedMessage(f"link definition: values hold {size} characters, at most {MOST_VALUES}")

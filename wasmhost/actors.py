@@ -69,10 +69,14 @@ class ActorRegistry:
         outbound: Outbound,
         publish_event: PublishEvent,
         put_claims: Callable[[Mapping[str, str]], Awaitable[None]],
+        put_reference: Callable[[str, str], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
         trace: bool = False,
     ) -> None:
-        """``put_claims`` makes an actor's claims known to the lattice; its failure is logged, the actor runs."""
+        """``put_claims`` makes an actor's claims known to the lattice, ``put_reference`` which key its image holds.
+
+        A failure of either is logged; the actor runs.
+        """
         self._config = config
         self._starter = ActorStarter(
             config=config,
@@ -86,6 +90,7 @@ class ActorRegistry:
         self._directory = directory
         self._events = ActorEvents(publish_event, host_id)
         self._put_claims = put_claims
+        self._put_reference = put_reference
         self._clock = clock
         self._entries: dict[str, ActorEntry] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -338,6 +343,8 @@ class ActorRegistry:
         claims = entry.actor.claims
         try:
             await self._put_claims(claims.as_metadata())
+            if self._put_reference is not None:
+                await self._put_reference(entry.actor.reference, claims.subject)
         except LatticeError as exc:
             log.warning("actor.claims_not_published", actor=claims.subject, error=str(exc))
 

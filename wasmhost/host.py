@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from lattice import subjects
+from lattice import events, subjects
 from lattice.antiforgery import Signer
 from lattice.chunks import Chunks
 from lattice.connection import Connection, ConnectOptions, connect
@@ -60,6 +60,7 @@ class Host:
         self.metadata: Metadata
         self.actors: ActorRegistry
         self.providers: ProviderSupervisor
+        self.linking: Linking
         self.facts: HostFacts
         self.registries = Registries()
         self._stopping = asyncio.Event()
@@ -117,6 +118,9 @@ class Host:
             control, config.lattice, host_id=identity.host_id, js_domain=config.js_domain
         )
         parts.push_async_callback(metadata.close)
+        metadata.on_reference = lambda reference, key: publisher.publish(
+            *events.refmap_set(oci_url=reference, public_key=key)
+        )
         await metadata.open()
 
         parts.callback(lambda: publisher.publish(*self.facts.stopped()))
@@ -151,11 +155,12 @@ class Host:
             outbound=outbound,
             publish_event=publisher.publish,
             put_claims=metadata.put_claims,
+            put_reference=metadata.put_reference,
             trace=trace,
         )
         parts.push_async_callback(self._drain_actors)
 
-        linking = Linking(metadata, providers, publisher.publish, grace=config.rpc_timeout)
+        self.linking = linking = Linking(metadata, providers, publisher.publish, grace=config.rpc_timeout)
         parts.push_async_callback(linking.close)
         self.facts = facts = HostFacts(
             config, identity, actors=actors, providers=providers, metadata=metadata, guests=engine.variant

@@ -52,7 +52,7 @@ class Linking:
 
     async def put(self, link: LinkDefinition) -> None:
         """Put a link, or change the one that it replaces. Raises LatticeError when it is malformed or not stored."""
-        link.check()
+        link.check().check_size()
         async with self._turn(link.key):
             present = self._metadata.links.resolve(*link.key)
             if present == link:

@@ -8,15 +8,15 @@ says that it is degraded. Keys and values are those of classic hosts (``docs/pro
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
-import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 import structlog
 
-from lattice import subjects
+from lattice import document, subjects
 from lattice.claims import normalise_alias
 from lattice.connection import Connection
 from lattice.errors import LatticeError, MalformedMessage, NotAuthorized
@@ -29,6 +29,11 @@ log = structlog.get_logger(__name__)
 
 LINK_PREFIX: Final = "LINKDEF_"
 CLAIMS_PREFIX: Final = "CLAIMS_"
+REFERENCE_PREFIX: Final = "REFMAP_"
+RETRY: Final = 5.0
+"""Seconds between attempts to find a JetStream that was not there."""
+_LONGEST_REFERENCE: Final = 1000
+"""Characters of a reference that becomes a key; longer ones would not fit into a subject."""
 _FIRST_READ_TIMEOUT: Final = 10.0
 _NEWER_NAMES: Final = {"capabilities": "caps", "issuer": "iss", "revision": "rev", "subject": "sub"}
 
@@ -41,11 +46,16 @@ class Metadata:
         """The snapshot of the moment; replaced as a whole, never changed."""
         self.claims: Mapping[str, Mapping[str, str]] = MappingProxyType({})
         """The string form of every known actor's and provider's claims, by public key."""
-        self.degraded: str | None = None
-        """Why links would not survive this host; None when they would."""
+        self.references: Mapping[str, str] = MappingProxyType({})
+        """The public key that each image reference was last known to hold."""
         self.on_link_set: Callable[[LinkDefinition, LinkDefinition | None], None] = lambda _link, _previous: None
         """Called after the snapshot has a new or changed link, whoever put it, with the link that it replaced."""
         self.on_link_deleted: Callable[[LinkDefinition], None] = lambda _link: None
+        self.on_reference: Callable[[str, str], None] = lambda _reference, _key: None
+        """Called after this host has made it known that a reference holds a key."""
+        self._no_storage: str | None = None
+        self._corrupt: dict[str, str] = {}
+        """Per key of the bucket, why its value cannot be used."""
         self._connection = connection
         self._lattice = lattice
         self._host_id = host_id
@@ -57,20 +67,35 @@ class Metadata:
         """Per link id, the revision of our own write that the watch has not told yet."""
         self._aliases: dict[str, str] = {}
         self._filled = asyncio.Event()
+        self._retry = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._events: Subscription | None = None
         self._forget_state: Callable[[], None] = lambda: None
+
+    @property
+    def degraded(self) -> str | None:
+        """What is wrong: links that would not survive this host, entries that cannot be read. None if nothing is."""
+        problems = [self._no_storage] if self._no_storage else []
+        if self._corrupt:
+            key, reason = next(iter(self._corrupt.items()))
+            more = f" and {len(self._corrupt) - 1} more" if len(self._corrupt) > 1 else ""
+            problems.append(
+                f"entry {key}{more} of bucket {subjects.metadata_bucket(self._lattice)} is left out: {reason}; "
+                "write it again or delete it"
+            )
+        return "; ".join(problems) or None
 
     async def open(self) -> None:
         """Open or create the bucket and read it; without JetStream, degrade. Raises Unreachable."""
         try:
             bucket = await self._open_bucket()
         except StoreUnavailable as error:
-            self.degraded = f"{error}; until then links and claims are kept in memory and end with this host"
-            log.warning("metadata.degraded", reason=self.degraded)
+            self._no_storage = f"{error}; until then links and claims are kept in memory and end with this host"
+            log.warning("metadata.degraded", reason=self._no_storage)
             self._events = await self._connection.subscribe(subjects.events(self._lattice), self._on_event)
             self._forget_state = self._connection.on_state(self._on_state)
+            self._recovering = asyncio.create_task(self._recover(), name="metadata recovery")
             return
         self._begin_watch(bucket)
         try:
@@ -118,6 +143,19 @@ class Metadata:
         except LatticeError as error:
             log.warning("metadata.claims_not_stored", subject=claims["sub"], reason=str(error))
 
+    async def put_reference(self, reference: str, key: str) -> None:
+        """Make it known that an image reference holds this key; a failure to store it is logged."""
+        if self.references.get(reference) == key or len(reference) > _LONGEST_REFERENCE:
+            return
+        self._set_reference(reference, key)
+        try:
+            if self._bucket is not None:
+                value = _encoded({"oci_url": reference, "public_key": key})
+                await self._bucket.put(reference_key(reference), value)
+        except LatticeError as error:
+            log.warning("metadata.reference_not_stored", reference=reference, reason=str(error))
+        self.on_reference(reference, key)
+
     async def _open_bucket(self) -> Bucket:
         return await open_bucket(self._connection, subjects.metadata_bucket(self._lattice), domain=self._js_domain)
 
@@ -127,33 +165,60 @@ class Metadata:
 
     def _on_state(self, state: State) -> None:
         """A server that comes back may have JetStream now."""
-        if state is State.CONNECTED and self._bucket is None and self._recovering is None:
-            self._recovering = asyncio.create_task(self._recover(), name="metadata recovery")
+        if state is State.CONNECTED:
+            self._retry.set()
 
     async def _recover(self) -> None:
-        """Move from memory to the bucket: what it holds already wins over what this host remembers."""
-        try:
-            bucket = await self._open_bucket()
-            for link in self.links:
+        """Wait for a JetStream and move into it; one may appear without any connection being lost."""
+        while self._bucket is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._retry.wait(), RETRY)
+            self._retry.clear()
+            try:
+                await self._move()
+            except LatticeError as error:
+                log.debug("metadata.still_degraded", reason=str(error))
+
+    async def _move(self) -> None:
+        """From memory into the bucket: what it holds already wins over what this host remembers."""
+        bucket = await self._open_bucket()
+        copied = await self._copy(bucket, set())
+        self._filled.set()  # what the bucket adds is news: providers run here that have not heard of it
+        self._begin_watch(bucket)
+        self._no_storage = None
+        log.info("metadata.recovered", bucket=bucket.name)
+        if self._events is not None:
+            events, self._events = self._events, None
+            await events.unsubscribe()
+        # what came and went while the rest was copied
+        for key in copied - set(self._entries()):
+            await bucket.delete(key)
+        await self._copy(bucket, copied)
+
+    async def _copy(self, bucket: Bucket, known: set[str]) -> set[str]:
+        """Store every entry but the ``known`` ones, unless the bucket has it; the keys of all of them."""
+        entries = self._entries()
+        for key, value in entries.items():
+            if key not in known:
                 with contextlib.suppress(Conflict):
-                    await bucket.create(LINK_PREFIX + link.id, _encoded(link.to_json()))
-            for subject, claims in self.claims.items():
-                with contextlib.suppress(Conflict):
-                    await bucket.create(CLAIMS_PREFIX + subject, _encoded(claims))
-            self._begin_watch(bucket)
-            self.degraded = None
-            log.info("metadata.recovered", bucket=bucket.name)
-        except LatticeError as error:
-            log.info("metadata.still_degraded", reason=str(error))
-        finally:
-            self._recovering = None
+                    await bucket.create(key, value)
+        return set(entries)
+
+    def _entries(self) -> dict[str, bytes]:
+        """Everything that is known, as the bucket holds it."""
+        entries = {LINK_PREFIX + link.id: _encoded(link.to_json()) for link in self.links}
+        entries |= {CLAIMS_PREFIX + subject: _encoded(claims) for subject, claims in self.claims.items()}
+        return entries | {
+            reference_key(reference): _encoded({"oci_url": reference, "public_key": key})
+            for reference, key in self.references.items()
+        }
 
     async def _watch(self, bucket: Bucket) -> None:
         try:
             await self._follow(bucket)
         except NotAuthorized as error:
-            self.degraded = f"bucket {bucket.name} cannot be watched: {error}"
-            log.error("metadata.not_permitted", reason=self.degraded)
+            self._no_storage = f"bucket {bucket.name} cannot be watched: {error}"
+            log.error("metadata.not_permitted", reason=self._no_storage)
         finally:
             self._filled.set()
 
@@ -164,8 +229,13 @@ class Metadata:
                 continue
             try:
                 self._apply(change)
+                self._corrupt.pop(change.key, None)
             except MalformedMessage as error:
+                self._corrupt[change.key] = str(error)
                 log.warning("metadata.entry_malformed", key=change.key, reason=str(error))
+            except Exception:
+                # one entry must not end the watch, on which all others depend
+                log.exception("metadata.entry_broke", key=change.key)
 
     def _apply(self, change: Change) -> None:
         if change.key.startswith(LINK_PREFIX):
@@ -177,7 +247,7 @@ class Metadata:
             if change.value is None:
                 self._drop_link(link_id)
                 return
-            link = LinkDefinition.from_json(_document(change.value))
+            link = LinkDefinition.from_json(document.parse("link definition", change.value)).check()
             if link.id != link_id:
                 raise MalformedMessage("the key is not the hash of the link that it holds")
             self._set_link(link)
@@ -185,7 +255,10 @@ class Metadata:
             if change.value is None:
                 self._drop_claims(change.key.removeprefix(CLAIMS_PREFIX))
             else:
-                self._set_claims(read_claims(_document(change.value)))
+                self._set_claims(read_claims(document.parse("claims", change.value)))
+        elif change.key.startswith(REFERENCE_PREFIX) and change.value is not None:
+            entry = document.Document.parse("reference", change.value)
+            self._set_reference(entry.required_text("oci_url"), entry.required_text("public_key"))
 
     def _is_next(self, link_id: str, revision: int) -> bool:
         """Whether our own write is the latest that is known; the watch, which repeats it, may be ahead of us."""
@@ -214,6 +287,10 @@ class Metadata:
             raise MalformedMessage("claims without sub")
         self._replace_claims({**self.claims, subject: MappingProxyType(dict(claims))})
 
+    def _set_reference(self, reference: str, key: str) -> None:
+        if self.references.get(reference) != key:
+            self.references = MappingProxyType({**self.references, reference: key})
+
     def _drop_claims(self, subject: str) -> None:
         if subject in self.claims:
             self._replace_claims({key: value for key, value in self.claims.items() if key != subject})
@@ -233,7 +310,7 @@ class Metadata:
             event = Event.decode(payload)
             if event.source == self._host_id or event.name not in ("linkdef_set", "linkdef_deleted"):
                 return
-            link = LinkDefinition.from_json(event.data)
+            link = LinkDefinition.from_json(event.data).check()
         except MalformedMessage:
             return
         if event.name == "linkdef_set":
@@ -242,24 +319,26 @@ class Metadata:
             self._drop_link(link.id)
 
 
-def read_claims(document: Mapping[str, Any]) -> dict[str, str]:
-    """The all-string form of a claims entry, also from the typed form that later classic hosts write."""
+def reference_key(reference: str) -> str:
+    """The bucket's key for an image reference."""
+    return REFERENCE_PREFIX + base64.urlsafe_b64encode(reference.encode()).rstrip(b"=").decode()
+
+
+def read_claims(value: object) -> dict[str, str]:
+    """The all-string form of a claims entry, also from the typed form that later classic hosts write.
+
+    Raises MalformedMessage.
+    """
+    fields = document.Document("claims", value)
     claims = {}
-    for name, value in document.items():
-        items = value if isinstance(value, list) else [] if value is None else [value]
+    for name in fields.names():
+        member = fields.raw(name)
+        items = member if isinstance(member, list) else [] if member is None else [member]
+        if not all(isinstance(item, str | int) for item in items):
+            raise MalformedMessage(f"claims: {name[:40]} is neither text, number nor a list of them")
         claims[_NEWER_NAMES.get(name, name)] = ",".join(map(str, items))
     return claims
 
 
-def _encoded(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(dict(document)).encode()
-
-
-def _document(data: bytes) -> Mapping[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise MalformedMessage("not JSON") from error
-    if not isinstance(value, dict):
-        raise MalformedMessage("not a JSON object")
-    return value
+def _encoded(value: Mapping[str, Any]) -> bytes:
+    return document.encode(dict(value))

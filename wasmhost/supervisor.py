@@ -193,6 +193,7 @@ class ProviderSupervisor:
         if self._providers.get(provider.key) is provider:  # it may have been stopped meanwhile
             provider.start()
             await self._metadata.put_claims(provider.image.claims.as_metadata())
+            await self._metadata.put_reference(provider.image.reference, provider.image.public_key)
 
     def _links_of(self, provider_id: str, link_name: str) -> list[LinkDefinition]:
         return self._metadata.links.for_provider(provider_id, link_name)  # of the snapshot of this moment

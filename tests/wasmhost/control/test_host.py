@@ -169,6 +169,36 @@ async def test_a_restarted_server_loses_no_subscription_and_no_link(config: Host
         server.stop()
 
 
+async def test_claims_links_and_references_survive_a_restart_of_everything(config: HostConfig, tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "nats").start()
+    endpoint = NatsEndpoint(url=server.url)
+    config = replace(trusting(config, ECHO), rpc=endpoint, control=endpoint, providers=endpoint)
+    actor = read_actor(ECHO.read_bytes()).subject
+    wanted = link(actor, HTTP.public_key, HTTP.contract_id, address=f"127.0.0.1:{free_port()}")
+
+    async def known() -> tuple[set[str], list[LinkDefinition]]:
+        client = await connect(ConnectOptions(url=server.url))
+        try:
+            control = ControlClient(client, config.lattice)
+            return {claims["sub"] for claims in await control.claims()}, await control.links()
+        finally:
+            await client.drain()
+
+    try:
+        async with Host(config) as host:
+            await host.actors.launch(ECHO.as_uri(), 1)
+            await host.providers.start("bundled:httpserver")
+            await until(lambda: all(provider.running for provider in host.providers), timeout=20)
+            await host.linking.put(wanted)
+            before = await known()
+        server.restart()
+        async with Host(config) as host:
+            assert await known() == before == ({actor, HTTP.public_key}, [wanted])
+            assert host.metadata.references == {ECHO.as_uri(): actor, "bundled:httpserver": HTTP.public_key}
+    finally:
+        server.stop()
+
+
 async def test_a_host_ends_in_time_while_its_server_is_gone(config: HostConfig, tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "nats").start()
     endpoint = NatsEndpoint(url=server.url)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from structlog.testing import capture_logs
 
 from lattice import events, subjects
 from lattice.connection import Connection, ConnectOptions, connect
@@ -46,9 +48,9 @@ async def opened(lattice: str, nats_server: NatsServer) -> AsyncIterator[SimpleN
     """``opened.at(url, host)`` opens the metadata of one more host; all are closed at the end."""
     closing: list[Callable[[], Awaitable[None]]] = []
 
-    async def at(host: str, url: str = nats_server.url) -> Metadata:
+    async def at(host: str, url: str = nats_server.url, js_domain: str | None = None) -> Metadata:
         connection = await connect(ConnectOptions(url=url))
-        metadata = Metadata(connection, lattice, host_id=host)
+        metadata = Metadata(connection, lattice, host_id=host, js_domain=js_domain)
         await metadata.open()
         closing.extend([connection.drain, metadata.close])
         return metadata
@@ -108,26 +110,96 @@ async def test_many_hosts_writing_one_link_end_with_the_same_values(opened: Simp
     await until(lambda: all(list(metadata.links) == [last] for metadata in hosts))
 
 
-async def test_entries_that_are_not_what_their_key_says_are_left_out(
+async def test_corrupt_entries_are_named_and_left_out_and_the_others_used(
     opened: SimpleNamespace, client: Connection, lattice: str
 ) -> None:
     metadata = await opened.at("N1")
+    await metadata.put_link(link(1, kept="yes"))
     bucket = await open_bucket(client, subjects.metadata_bucket(lattice))
-    await bucket.put(f"LINKDEF_{'A' * 64}", json.dumps(link().to_json()).encode())
-    for key, value in (
-        (f"LINKDEF_{link().id}", b"{"),
-        (f"LINKDEF_{link().id}", b"[]"),
-        (f"CLAIMS_{ACTOR}", b"5"),
-        (f"CLAIMS_{ACTOR}", b"{}"),
-        ("REFMAP_x", b"?"),
-        ("other", b"?"),
-    ):
-        await bucket.put(key, value)
-    await bucket.put(f"LINKDEF_{link(7).id}", json.dumps(link(7).to_json()).encode())
-    await until(lambda: list(metadata.links) == [link(7)])
+    good = json.dumps(link().to_json()).encode()
+    bad = {
+        f"LINKDEF_{'A' * 64}": good,  # the key is not the hash of its content
+        f"LINKDEF_{link(2).id}": b"{",
+        f"LINKDEF_{link(3).id}": b"[]",
+        f"LINKDEF_{link(4).id}": json.dumps({**link(4).to_json(), "values": {"a": 1}}).encode(),
+        f"LINKDEF_{link(1).id}": b"\xff\xfe",  # of a link that was all right: it stays what it was
+        f"CLAIMS_{ACTOR}": b"5",
+        f"CLAIMS_{PROVIDER}": b'{"sub": {"a": 1}}',
+        "REFMAP_x": b"?",
+    }
+    dotted = LinkDefinition(actor_id=ACTOR, provider_id=PROVIDER, contract_id="a:b", link_name="a.b")
+    bad[f"LINKDEF_{dotted.id}"] = json.dumps(dotted.to_json()).encode()
+    with capture_logs() as lines:
+        for key, value in bad.items():
+            await bucket.put(key, value)
+        await bucket.put("other", b"?")  # none of ours: no business of ours either
+        await bucket.put(f"LINKDEF_{link(7).id}", json.dumps(link(7).to_json()).encode())
+        await until(lambda: list(metadata.links) == [link(1, kept="yes"), link(7)])
+    assert [line["key"] for line in lines if line["event"] == "metadata.entry_malformed"] == list(bad)
     assert dict(metadata.claims) == {}
+    assert metadata.degraded is not None and f"LINKDEF_{'A' * 64} and 8 more" in metadata.degraded
+    late = await opened.at("N2")  # reads all of it at its start
+    assert list(late.links) == [link(7)] and late.degraded is not None
+
+    for key in bad:
+        await bucket.delete(key)
     await bucket.purge(f"LINKDEF_{link(7).id}")  # as Elixir hosts delete
-    await until(lambda: len(metadata.links) == 0)
+    await until(lambda: len(metadata.links) == 0 and metadata.degraded is None)
+
+
+async def test_entries_of_every_kind_of_writer_are_read(
+    opened: SimpleNamespace, client: Connection, lattice: str
+) -> None:
+    """Control clients write links themselves up to 0.30, hosts of two generations claims in two forms."""
+    metadata = await opened.at("N1")
+    bucket = await open_bucket(client, subjects.metadata_bucket(lattice))
+    without_id = {name: value for name, value in link(1, a="b").to_json().items() if name != "id"}
+    await bucket.put(f"LINKDEF_{link(1).id}", json.dumps(without_id, indent=2).encode())
+    await bucket.put(f"LINKDEF_{link(2).id}", json.dumps({**link(2).to_json(), "values": None, "new": [1]}).encode())
+    await bucket.put(f"CLAIMS_{ACTOR}", json.dumps({**claims(), "version": None}).encode())
+    typed = {"subject": PROVIDER, "issuer": "A", "name": "kv", "revision": 2, "contract_id": "a:b", "version": "1"}
+    await bucket.put(f"CLAIMS_{PROVIDER}", json.dumps(typed).encode())
+    await bucket.put("REFMAP_eC95OjE", b'{"oci_url": "x/y:1", "public_key": "M1"}')
+    await until(lambda: len(metadata.links) == 2 and len(metadata.claims) == 2 and len(metadata.references) == 1)
+    assert list(metadata.links) == [link(1, a="b"), link(2)]
+    assert metadata.claims[ACTOR]["version"] == "" and metadata.claims[PROVIDER]["iss"] == "A"
+    assert dict(metadata.references) == {"x/y:1": "M1"} and metadata.degraded is None
+
+
+async def test_entries_are_written_as_classic_hosts_do(
+    opened: SimpleNamespace, client: Connection, lattice: str
+) -> None:
+    metadata = await opened.at("N1")
+    defined = LinkDefinition(actor_id=ACTOR, provider_id=PROVIDER, contract_id="wasmcloud:keyvalue", values={"é": "x"})
+    await metadata.put_link(defined)
+    await metadata.put_claims(claims())
+    await metadata.put_reference("ghcr.io/x/echo:0.3.4", ACTOR)
+    await metadata.put_reference("x" * 5000, ACTOR)  # as a key it would not fit into a subject
+    bucket = await open_bucket(client, subjects.metadata_bucket(lattice))
+    link_key = "LINKDEF_314538C0C78AD02F3D9E6BE06A6540B8197C7A85DA0B03ACCCDDFCEF7658AE25"
+    stored = {key: (await bucket.get(key)).value for key in await bucket.keys()}  # type: ignore[union-attr]
+    assert stored == {
+        link_key: (
+            f'{{"id":"{link_key.removeprefix("LINKDEF_")}","actor_id":"{ACTOR}","provider_id":"{PROVIDER}",'
+            '"link_name":"default","contract_id":"wasmcloud:keyvalue","values":{"é":"x"}}'
+        ).encode(),
+        f"CLAIMS_{ACTOR}": (
+            f'{{"sub":"{ACTOR}","iss":"A","name":"n","rev":"1","caps":"a,b","call_alias":"x/y"}}'
+        ).encode(),
+        "REFMAP_Z2hjci5pby94L2VjaG86MC4zLjQ": f'{{"oci_url":"ghcr.io/x/echo:0.3.4","public_key":"{ACTOR}"}}'.encode(),
+    }
+    info = json.loads((await client.request(f"$JS.API.STREAM.INFO.KV_LATTICEDATA_{lattice}", b"", timeout=5.0)).payload)
+    config = info["config"]
+    assert (config["subjects"], config["max_msgs_per_subject"]) == ([f"$KV.LATTICEDATA_{lattice}.>"], 1)
+    assert config["allow_direct"] and config["allow_rollup_hdrs"] and config["storage"] == "file"
+    await metadata.delete_link(defined.key)
+    raw = await client.request(
+        f"$JS.API.STREAM.MSG.GET.KV_LATTICEDATA_{lattice}",
+        json.dumps({"last_by_subj": f"$KV.LATTICEDATA_{lattice}.{link_key}"}).encode(),
+        timeout=5.0,
+    )
+    headers = base64.b64decode(json.loads(raw.payload)["message"]["hdrs"])
+    assert b"KV-Operation: DEL" in headers  # later Rust hosts do not read PURGE
 
 
 async def test_an_alias_stays_with_the_first_actor_until_that_is_forgotten(
@@ -192,6 +264,34 @@ async def test_without_jetstream_links_travel_by_events_and_move_into_the_bucket
         server = NatsServer(tmp_path / "full", port=server.port).start()
         await until(lambda: one.degraded is None and two.degraded is None, timeout=20)
         await until(lambda: list(two.links) == [link(a="1")] and ACTOR in two.claims)
+    finally:
+        server.stop()
+
+
+async def test_jetstream_that_is_switched_on_later_with_a_domain_is_found(
+    opened: SimpleNamespace, lattice: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "nats"
+    off = "# nothing yet\n"
+    on = f'jetstream {{ domain: core, store_dir: "{folder / "later"}" }}\n'
+    server = NatsServer(folder, jetstream=False, config=on).start()
+    try:
+        # what was stored in former times, before a start of the server without JetStream
+        before = await opened.at("N0", server.url, "core")
+        assert before.degraded is None
+        await before.put_link(link(1))
+        server.stop()
+        server = NatsServer(folder, jetstream=False, config=off, port=server.port).start()
+        one = await opened.at("N1", server.url, "core")
+        assert one.degraded is not None and len(one.links) == 0
+        told: list[LinkDefinition] = []
+        one.on_link_set = lambda new, previous: told.append(new)
+        await one.put_link(link(2))
+        server.stop()
+        server = NatsServer(folder, jetstream=False, config=on, port=server.port).start()
+        await until(lambda: one.degraded is None and len(one.links) == 2, timeout=20)
+        assert sorted(told, key=lambda each: each.link_name) == [link(1), link(2)]
+        await until(lambda: len(before.links) == 2, timeout=20)
     finally:
         server.stop()
 
