@@ -165,7 +165,7 @@ async def test_counts_out_of_range_are_refused(path: DataPath) -> None:
 
 
 async def test_an_actor_whose_claims_expire_while_it_runs_is_stopped(path: DataPath) -> None:
-    actor = await path.launch(actors.ECHO, expires=int(time.time()) + 2)
+    actor = await path.launch(actors.ECHO, expires=int(time.time()) + 4)
     assert (await path.call(actor, b"still")).msg == b"still"
     await eventually(lambda: path.named("actors_stopped"))
     assert path.registry.get(actor) is None and await unreachable(path, actor)
