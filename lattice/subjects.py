@@ -219,6 +219,14 @@ class Control:
     def get_config_queue(self) -> str:
         return f"{self.root}.get.config"
 
+    def observe_calls(self) -> str:
+        """Ours: asks every host to mirror an actor's calls. No classic host subscribes to anything that matches."""
+        return f"{self.root}.wasmhost.spy"
+
+    def observe_logs(self) -> str:
+        """Ours: asks every host for the log lines about an actor or provider."""
+        return f"{self.root}.wasmhost.logs"
+
     def tokens(self, subject: str) -> tuple[str, ...]:
         """What follows the root of ``subject``, split at the dots: ``("cmd", host, "la")``."""
         root = self.root + "."

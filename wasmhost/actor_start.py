@@ -13,6 +13,7 @@ from wasmhost.guest.pool import ActorPool
 from wasmhost.images.actor_file import ActorImage
 from wasmhost.inbound import Inbound
 from wasmhost.outbound import Outbound
+from wasmhost.spies import Spies
 
 
 class ActorStarter:
@@ -27,6 +28,7 @@ class ActorStarter:
         chunks: Chunks,
         admission: Admission,
         outbound: Outbound,
+        spies: Spies | None = None,
         trace: bool = False,
     ) -> None:
         self._config = config
@@ -35,6 +37,7 @@ class ActorStarter:
         self._chunks = chunks
         self._admission = admission
         self._outbound = outbound
+        self._spies = spies
         self._trace = trace
 
     async def ready(self, image: ActorImage, instances: int, bounds: Limits) -> RunningActor:
@@ -70,6 +73,7 @@ class ActorStarter:
             admission=self._admission,
             default_timeout=self._config.rpc_timeout,
             longest_timeout=actor.pool.limits.deadline,
+            spies=self._spies,
             trace=self._trace,
         )
         try:

@@ -41,6 +41,7 @@ from wasmhost.guest.engine import Engine
 from wasmhost.images.actor_file import ActorImage, load_actor
 from wasmhost.outbound import Outbound
 from wasmhost.scale import Annotations, Change
+from wasmhost.spies import Spies
 
 log = structlog.get_logger()
 
@@ -71,6 +72,7 @@ class ActorRegistry:
         put_claims: Callable[[Mapping[str, str]], Awaitable[None]],
         put_reference: Callable[[str, str], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
+        spies: Spies | None = None,
         trace: bool = False,
     ) -> None:
         """``put_claims`` makes an actor's claims known to the lattice, ``put_reference`` which key its image holds.
@@ -85,6 +87,7 @@ class ActorRegistry:
             chunks=chunks,
             admission=admission,
             outbound=outbound,
+            spies=spies,
             trace=trace,
         )
         self._directory = directory

@@ -24,6 +24,7 @@ from lattice.errors import NotAuthorized
 from lattice.rpc import RpcClient
 from lattice.transport import State
 from lattice.verify import Authority
+from wasmhost import logs
 from wasmhost.actors import ActorRegistry
 from wasmhost.admission import Admission
 from wasmhost.config import HostConfig, NatsEndpoint
@@ -35,10 +36,13 @@ from wasmhost.guest.engine import Engine, VariantName
 from wasmhost.identity import Identity
 from wasmhost.inventory import HostFacts
 from wasmhost.linking import Linking
+from wasmhost.log_book import LogBook
 from wasmhost.metadata import Metadata
+from wasmhost.observation_server import ObservationServer
 from wasmhost.outbound import Outbound
 from wasmhost.provider_image import ProviderImages
 from wasmhost.registries import Registries
+from wasmhost.spies import Spies
 from wasmhost.state import StateFolder
 from wasmhost.supervisor import ProviderSupervisor
 
@@ -104,6 +108,8 @@ class Host:
     async def _open(self, parts: AsyncExitStack) -> None:
         config = self.config
         control_subjects = subjects.Control(config.lattice, config.ctl_prefix)
+        book = LogBook()
+        parts.callback(logs.add_tap(book.note))
         state = parts.enter_context(StateFolder.open(config.paths))
         self.identity = identity = Identity.open(config, state)
 
@@ -134,6 +140,7 @@ class Host:
         directory = ActorDirectory()
         chunks = Chunks(rpc, config.lattice, domain=config.js_domain or "")
         parts.push_async_callback(chunks.close)
+        spies = Spies()
         outbound = Outbound(
             lattice=config.lattice,
             rpc=RpcClient(rpc, config.lattice, Signer(identity.cluster, identity.host_id), chunks),
@@ -142,6 +149,7 @@ class Host:
             admission=admission,
             local=config.local,
             provider_status=providers.failure_of,
+            spies=spies,
             trace=trace,
         )
         self.actors = actors = ActorRegistry(
@@ -156,6 +164,7 @@ class Host:
             publish_event=publisher.publish,
             put_claims=metadata.put_claims,
             put_reference=metadata.put_reference,
+            spies=spies,
             trace=trace,
         )
         parts.push_async_callback(self._drain_actors)
@@ -165,6 +174,16 @@ class Host:
         self.facts = facts = HostFacts(
             config, identity, actors=actors, providers=providers, metadata=metadata, guests=engine.variant
         )
+        observation = ObservationServer(
+            control,
+            control_subjects,
+            host_id=identity.host_id,
+            host_name=identity.friendly_name,
+            spies=spies,
+            book=book,
+        )
+        parts.push_async_callback(observation.close)
+        await observation.start()
         server = ControlServer(
             control,
             control_subjects,

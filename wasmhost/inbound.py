@@ -23,6 +23,7 @@ from wasmhost.admission import Admission
 from wasmhost.budget import Budget
 from wasmhost.directory import RunningActor
 from wasmhost.guest.calls import CallContext, GuestCall
+from wasmhost.spies import Spies
 
 log = structlog.get_logger()
 
@@ -47,6 +48,7 @@ class Inbound:
         default_timeout: float,
         longest_timeout: float,
         refusals: Budget | None = None,
+        spies: Spies | None = None,
         trace: bool = False,
     ) -> None:
         """Durations in seconds: ``default_timeout`` for a call that names no deadline, ``longest_timeout`` whatever it
@@ -61,6 +63,7 @@ class Inbound:
         self._default_timeout = default_timeout
         self._longest_timeout = longest_timeout
         self._refusals = refusals or Budget(per_second=10, burst=20)
+        self._spies = spies or Spies()
         self._trace = trace
         self._subscription: Subscription | None = None
         self._calls: set[asyncio.Task[None]] = set()
@@ -110,6 +113,8 @@ class Inbound:
         try:
             invocation = self._read(payload)
             invocation_id = invocation.id
+            if self._spies.active:
+                self._mirror(invocation)
             if invocation.chunked:
                 self._spawn(self._begin_chunked(invocation, headers, reply))
                 return
@@ -196,6 +201,8 @@ class Inbound:
             self._fail(reply, invocation.id, exc)
 
     def _succeed(self, reply: str, invocation: Invocation, msg: bytes) -> None:
+        if self._spies.active:
+            self._spies.reply(self._actor.key, call=invocation.id, msg=msg)
         if self._chunks.is_large(len(msg)):
             self._spawn(self._succeed_large(reply, invocation, msg))
             return
@@ -231,7 +238,23 @@ class Inbound:
             log.error("call.broke", actor=self._actor.key, invocation=invocation_id, exc_info=error)
         elif error.code is not Code.GUEST_ERROR:
             self._note_refusal(str(error), code=error.code.value, invocation=invocation_id)
+        if self._spies.active:
+            self._spies.reply(self._actor.key, call=invocation_id, error=error)
         respond(self._transport, reply, failure(invocation_id, error))
+
+    def _mirror(self, invocation: Invocation) -> None:
+        """Show a spy what arrived, also when it is going to be refused."""
+        self._spies.request(
+            self._actor.key,
+            call=invocation.id,
+            invocation_id=invocation.id,
+            route="nats",
+            origin=invocation.origin,
+            target=invocation.target,
+            operation=invocation.operation,
+            msg=invocation.msg,
+            size=invocation.content_length,
+        )
 
     def _note_refusal(self, reason: str, **fields: str) -> None:
         if self._refusals.take():

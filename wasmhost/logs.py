@@ -9,10 +9,16 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from typing import TextIO
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+Tap = Callable[[Mapping[str, Any]], None]
+"""Gets every event that is logged, cleaned; must neither log nor raise. May be called in any thread."""
+
+_taps: list[Tap] = []
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _SEED = re.compile(r"\bS[ACMNOUVX][A-Z2-7]{56}\b")
@@ -30,9 +36,9 @@ def configure(level: str = "info", *, structured: bool = False, stream: TextIO |
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[Processor] = (
-        [structlog.processors.format_exc_info, clean, structlog.processors.JSONRenderer()]
+        [structlog.processors.format_exc_info, clean, show_taps, structlog.processors.JSONRenderer()]
         if structured
-        else [clean, structlog.dev.ConsoleRenderer(colors=output.isatty())]
+        else [clean, show_taps, structlog.dev.ConsoleRenderer(colors=output.isatty())]
     )
     structlog.configure(
         processors=[*shared, *renderer],
@@ -49,6 +55,19 @@ def configure(level: str = "info", *, structured: bool = False, stream: TextIO |
         )
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+
+
+def add_tap(tap: Tap) -> Callable[[], None]:
+    """Hand every event from now on to ``tap``, too; what is returned ends that."""
+    _taps.append(tap)
+    return lambda: _taps.remove(tap)
+
+
+def show_taps(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """The processor that does so; it belongs behind :func:`clean`."""
+    for tap in _taps:
+        tap(event)
+    return event
 
 
 def clean(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

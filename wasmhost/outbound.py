@@ -24,6 +24,7 @@ from wasmhost.admission import Admission
 from wasmhost.builtin import Builtin
 from wasmhost.directory import ActorDirectory, RunningActor
 from wasmhost.guest.calls import CallContext, HostCall, HostCallHandler
+from wasmhost.spies import Spies
 
 log = structlog.get_logger()
 
@@ -71,6 +72,7 @@ class Outbound:
         admission: Admission,
         local: bool = True,
         provider_status: Callable[[str, str], str] = lambda provider, link_name: "",
+        spies: Spies | None = None,
         trace: bool = False,
     ) -> None:
         """``local``: calls to an actor in ``directory`` skip the lattice.
@@ -85,6 +87,7 @@ class Outbound:
         self._admission = admission
         self._local = local
         self._provider_status = provider_status
+        self._spies = spies or Spies()
         self._trace = trace
         self._loop = asyncio.get_running_loop()
         self._entities: dict[tuple[str, str, str], Entity] = {}
@@ -96,8 +99,21 @@ class Outbound:
         """
         origin = Entity.actor(actor_key)
         builtins = Builtin(actor_key)
+        spies = self._spies
 
-        async def handle(call: HostCall, context: CallContext) -> bytes:
+        async def handle(call: HostCall, context: CallContext, mirror: bool = True) -> bytes:
+            if mirror and spies.active and spies.watchers(actor_key):
+                route, target = self._destination(actor_key, call)
+                return await spies.mirrored(
+                    actor_key,
+                    handle(call, context, mirror=False),
+                    invocation_id=context.invocation_id,
+                    route=route,
+                    origin=origin,
+                    target=target,
+                    operation=call.operation,
+                    msg=call.payload,
+                )
             contract = call.namespace
             if contract in builtin.CONTRACTS:
                 authorise_capability(actor=actor_key, capabilities=capabilities, contract=contract)
@@ -110,6 +126,20 @@ class Outbound:
             return await self._call_actor(origin, self._find_actor(origin, call), call, context, max_reply)
 
         return handle
+
+    def _destination(self, actor_key: str, call: HostCall) -> tuple[str, Entity]:
+        """Route and target that a call is going to take; the target as the guest wrote it where there is none."""
+        contract = call.namespace
+        if contract in builtin.CONTRACTS:
+            return "builtin", Entity("", call.binding, contract)
+        link = self._view.links.resolve(actor_key, contract, call.binding)
+        if link is not None:
+            return "nats", Entity(link.provider_id, call.binding, contract)
+        found = self._directory.resolve_alias(contract)
+        key = contract if is_key(contract, Role.MODULE) else found.key if found else self._view.alias(contract)
+        if key is None:
+            return "", Entity("", call.binding, contract)
+        return "local" if self._local and self._directory.get(key) else "nats", Entity.actor(key)
 
     def _find_actor(self, origin: Entity, call: HostCall) -> str:
         name = call.namespace
@@ -149,6 +179,17 @@ class Outbound:
         if self._trace:
             self._log_call("local" if running is not None else "nats", origin, target, call)
         if running is not None:
+            if self._spies.active and self._spies.watchers(key):
+                return await self._spies.mirrored(
+                    key,
+                    self._call_locally(running, call, context, allowed),
+                    invocation_id=context.invocation_id,
+                    route="local",
+                    origin=origin,
+                    target=target,
+                    operation=call.operation,
+                    msg=call.payload,
+                )
             return await self._call_locally(running, call, context, allowed)
         try:
             return await self._call_remote(origin, target, call, allowed, max_reply)

@@ -108,6 +108,8 @@ cli = Group(
         ),
         "keys": Group("keys", "Make keys.", {"gen": f"{_CLI}.keys:gen"}),
         "events": f"{_CLI}.events:events",
+        "logs": f"{_CLI}.logs:logs",
+        "spy": f"{_CLI}.spy:spy",
     },
 )
 output_option(cli)

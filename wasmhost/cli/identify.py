@@ -69,7 +69,9 @@ def _by_name_prefix(candidate: Candidate, text: str) -> bool:
 
 
 def _by_file_name(candidate: Candidate, text: str) -> bool:
-    return any(text in (PurePosixPath(r).name, PurePosixPath(r).stem) for r in candidate.references)
+    return any(
+        text in (PurePosixPath(r).name, PurePosixPath(r).stem, r.removeprefix("bundled:")) for r in candidate.references
+    )
 
 
 _RULES: tuple[Callable[[Candidate, str], bool], ...] = (

@@ -57,6 +57,7 @@ class Progress:
                 structlog.processors.add_log_level,
                 structlog.processors.format_exc_info,
                 logs.clean,
+                logs.show_taps,
                 self._render,
             ],
             wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
