@@ -1,4 +1,4 @@
-"""Where the commands find their lattice: flag, then environment, then a running ``wasmhost up``, then the defaults."""
+"""Where commands find their lattice: flags, environment, project file, context, running ``wasmhost up``, defaults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from lattice import subjects
-from lattice.errors import Code, LatticeError, MalformedMessage
+from lattice.errors import MalformedMessage
+from wasmhost.context_files import Bundle, ContextError
 
 DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
 DEFAULT_TIMEOUT = 2.0
@@ -32,6 +33,7 @@ class UpRecord:
     host_id: str = ""
     hosts: int = 1
     """So many hosts in all."""
+    ctl_prefix: str = ""
     own_server: bool = True
     """It brought the NATS server along."""
     log: str = ""
@@ -57,6 +59,7 @@ class UpRecord:
                 lattice=str(value["lattice"]),
                 host_id=str(value.get("host_id", "")),
                 hosts=int(value.get("hosts", 1)),
+                ctl_prefix=str(value.get("ctl_prefix", "")),
                 own_server=bool(value.get("own_server", True)),
                 log=str(value.get("log", "")),
                 started_ticks=int(value.get("started_ticks", 0)),
@@ -64,6 +67,15 @@ class UpRecord:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return record if record._runs() else None
+
+    def bundle(self) -> Bundle:
+        """Where its lattice is."""
+        return Bundle(
+            source=f"the running `wasmhost up`, pid {self.pid}",
+            nats_url=self.nats_url,
+            lattice=self.lattice,
+            ctl_prefix=self.ctl_prefix,
+        )
 
     @staticmethod
     def remove(folder: Path) -> None:
@@ -97,59 +109,93 @@ class Context:
     control_prefix: str = subjects.DEFAULT_CONTROL_PREFIX
     user_jwt: str = field(default="", repr=False)
     user_seed: str = field(default="", repr=False)
+    rpc_url: str = ""
+    """Where calls go, if elsewhere than commands."""
+    rpc_jwt: str = field(default="", repr=False)
+    rpc_seed: str = field(default="", repr=False)
     cluster_seed: str = field(default="", repr=False)
+    """A seed, or the path of a file that holds one."""
+    js_domain: str = ""
+    """JetStream domain of what is too large for one message."""
     timeout: float = DEFAULT_TIMEOUT
-    rpc_timeout: float = DEFAULT_TIMEOUT
+    rpc_timeout: float | None = None
+    """For calls; None leaves it to the command."""
     patience: float | None = None
     """What the user said with --timeout; None leaves it to the command."""
     source: str = "default"
     """Where the NATS address comes from, for messages."""
 
 
-class ContextError(LatticeError):
-    """Settings that cannot be used; the message lists every one of them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundles:
+    """The contexts that may apply. See :mod:`wasmhost.context_files`."""
 
-    code = Code.INVALID
+    named: Bundle | None = None
+    """Named by --context."""
+    from_environment: Bundle | None = None
+    """Named by WASMHOST_CONTEXT."""
+    project: tuple[Bundle, ...] = ()
+    """The project file, and the context that it names."""
+    default: Bundle | None = None
+
+
+_NO_BUNDLES = Bundles()
 
 
 def resolve(
     *,
     environ: Mapping[str, str],
     record: UpRecord | None = None,
+    bundles: Bundles = _NO_BUNDLES,
     nats_url: str | None = None,
     lattice: str | None = None,
     cluster_seed: str | None = None,
     timeout: float | None = None,
 ) -> Context:
-    """The context from flags (the keyword arguments), ``environ`` and the record of a running ``up``.
+    """The context from flags (the keyword arguments), ``environ``, contexts and the record of a running ``up``.
 
-    The record gives address and lattice together: with an address from elsewhere its lattice name means nothing.
+    Each member comes from the nearest source that has it. What is farther than the source of the address means nothing
+    any more, unless the user named it: a lattice name or credentials would be those of another server.
     Raises ContextError.
     """
     settings = _Settings(environ)
-    running = None
-    if nats_url is not None:
-        url, source = nats_url, "--nats-url"
-    elif found := settings.nats_url():
-        url, source = found, "the environment"
-    elif record is not None:
-        running = record
-        url, source = record.nats_url, f"the running `wasmhost up`, pid {record.pid}"
-    else:
-        url, source = DEFAULT_NATS_URL, "default"
+    flags = Bundle(source="--nats-url", nats_url=nats_url or "", lattice=lattice or "", cluster_seed=cluster_seed or "")
+    variables = settings.bundle()
+    chosen = [b for b in (flags, bundles.named, variables, bundles.from_environment) if b is not None]
+    implied = [b for b in (*bundles.project, bundles.default, record.bundle() if record else None) if b is not None]
+    sources = list(chosen)
+    for bundle in implied:
+        if any(one.nats_url for one in sources):
+            break
+        sources.append(bundle)
+
+    def first(member: str) -> str:
+        return next((text for one in sources if (text := getattr(one, member))), "")
+
+    origin = next((one for one in sources if one.nats_url), None)
+    url = origin.nats_url if origin else DEFAULT_NATS_URL
+    source = origin.source if origin else "default"
     settings.check_url(url, source)
-    jwt, seed = settings.credentials()
-    name = lattice or settings.first("WASMCLOUD_LATTICE", "WASMCLOUD_LATTICE_PREFIX")
-    prefix = settings.first("WASMCLOUD_CTL_TOPIC_PREFIX") or subjects.DEFAULT_CONTROL_PREFIX
+    name, prefix = first("lattice"), first("ctl_prefix") or subjects.DEFAULT_CONTROL_PREFIX
     settings.check_names(name or subjects.DEFAULT_LATTICE, prefix)
+    login = next((one for one in sources if one.credentials or one.user_jwt or one.user_seed), None)
+    jwt, seed = settings.login(login) if login else ("", "")
+    # The variables for calls belong to those for commands: an address from nearer by is for both.
+    both = origin is not None and (origin is flags or origin is bundles.named)
+    rpc = Bundle() if both else settings.rpc_bundle()
+    rpc_jwt, rpc_seed = settings.login(rpc)
     context = Context(
         nats_url=url,
-        lattice=name or (running.lattice if running else subjects.DEFAULT_LATTICE),
+        lattice=name or subjects.DEFAULT_LATTICE,
         control_prefix=prefix,
         user_jwt=jwt,
         user_seed=seed,
-        cluster_seed=cluster_seed or settings.first("WASMCLOUD_CLUSTER_SEED"),
-        timeout=settings.seconds("WASMCLOUD_CTL_TIMEOUT_MS"),
+        rpc_url=rpc.nats_url or (url if rpc_jwt or rpc_seed else ""),
+        rpc_jwt=rpc_jwt,
+        rpc_seed=rpc_seed,
+        cluster_seed=first("cluster_seed"),
+        js_domain=settings.first("WASMCLOUD_JS_DOMAIN"),
+        timeout=settings.seconds("WASMCLOUD_CTL_TIMEOUT_MS") or DEFAULT_TIMEOUT,
         rpc_timeout=timeout or settings.seconds("WASMCLOUD_RPC_TIMEOUT_MS"),
         patience=timeout,
         source=source,
@@ -170,16 +216,39 @@ class _Settings:
         """The first of these variables that is set, stripped."""
         return next((text for name in names if (text := self._environ.get(name, "").strip())), "")
 
-    def nats_url(self) -> str | None:
-        if url := self.first("WASMHOST_NATS_URL"):
-            return url
-        host, port = self.first("WASMCLOUD_CTL_HOST", "NATS_HOST"), self.first("WASMCLOUD_CTL_PORT", "NATS_PORT")
+    def bundle(self) -> Bundle:
+        """What the variables say."""
+        return Bundle(
+            source="the environment",
+            nats_url=self.first("WASMHOST_NATS_URL")
+            or self._address(("WASMCLOUD_CTL_HOST", "NATS_HOST"), ("WASMCLOUD_CTL_PORT", "NATS_PORT"), "CTL"),
+            lattice=self.first("WASMCLOUD_LATTICE", "WASMCLOUD_LATTICE_PREFIX"),
+            ctl_prefix=self.first("WASMCLOUD_CTL_TOPIC_PREFIX"),
+            credentials=self.first("WASH_CTL_CREDS", "WASMCLOUD_CTL_CREDS"),
+            credentials_source="WASH_CTL_CREDS",
+            user_jwt=self.first("WASMCLOUD_CTL_JWT", "WASMCLOUD_NATS_JWT"),
+            user_seed=self.first("WASMCLOUD_CTL_SEED"),
+            cluster_seed=self.first("WASMCLOUD_CLUSTER_SEED"),
+        )
+
+    def rpc_bundle(self) -> Bundle:
+        """What the variables say about the connection for calls alone."""
+        return Bundle(
+            nats_url=self._address(("WASMCLOUD_RPC_HOST",), ("WASMCLOUD_RPC_PORT",), "RPC"),
+            credentials=self.first("WASH_RPC_CREDS", "WASMCLOUD_RPC_CREDS"),
+            credentials_source="WASH_RPC_CREDS",
+            user_jwt=self.first("WASMCLOUD_RPC_JWT"),
+            user_seed=self.first("WASMCLOUD_RPC_SEED"),
+        )
+
+    def _address(self, hosts: tuple[str, ...], ports: tuple[str, ...], kind: str) -> str:
+        host, port = self.first(*hosts), self.first(*ports)
         if not host and not port:
-            return None
+            return ""
         if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-            self.problems.append(f"WASMCLOUD_CTL_PORT: '{port}' is not a port number (example: 4222)")
+            self.problems.append(f"{ports[0]}: '{port}' is not a port number (example: 4222)")
             port = ""
-        scheme = "tls" if self.first("WASMCLOUD_CTL_TLS").lower() in _TRUE else "nats"
+        scheme = "tls" if self.first(f"WASMCLOUD_{kind}_TLS").lower() in _TRUE else "nats"
         return f"{scheme}://{host or '127.0.0.1'}:{port or 4222}"
 
     def check_url(self, url: str, source: str) -> None:
@@ -198,30 +267,42 @@ class _Settings:
         except MalformedMessage as error:
             self.problems.append(str(error))
 
-    def seconds(self, name: str) -> float:
+    def seconds(self, name: str) -> float | None:
         text = self.first(name)
         if not text:
-            return DEFAULT_TIMEOUT
+            return None
         if not (text.isascii() and text.isdigit() and int(text) > 0):
             self.problems.append(f"{name}: '{text}' is not a number of milliseconds (example: 2000)")
-            return DEFAULT_TIMEOUT
+            return None
         return int(text) / 1000
 
-    def credentials(self) -> tuple[str, str]:
-        """User token and seed, from the credentials file or the two variables."""
-        if path := self.first("WASH_CTL_CREDS", "WASMCLOUD_CTL_CREDS"):
-            try:
-                return _read_credentials(Path(path).expanduser().read_text())
-            except (OSError, ValueError) as error:
-                self.problems.append(f"WASH_CTL_CREDS: {path} is no NATS credentials file ({error})")
-                return "", ""
-        return self.first("WASMCLOUD_CTL_JWT", "WASMCLOUD_NATS_JWT"), self.first("WASMCLOUD_CTL_SEED")
+    def login(self, bundle: Bundle) -> tuple[str, str]:
+        try:
+            return login(bundle)
+        except ContextError as error:
+            self.problems.append(str(error))
+            return "", ""
 
 
-def _read_credentials(text: str) -> tuple[str, str]:
-    """Token and seed of a NATS credentials file: one base64 line below each of two ``-----BEGIN`` lines."""
+def login(bundle: Bundle) -> tuple[str, str]:
+    """User token and seed, from the credentials file or as they stand. Raises ContextError."""
+    if not bundle.credentials:
+        return bundle.user_jwt, bundle.user_seed
+    try:
+        return read_credentials(Path(bundle.credentials).expanduser())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        where = bundle.credentials_source or bundle.source
+        raise ContextError(f"{where}: {bundle.credentials} is no NATS credentials file ({reason})") from error
+
+
+def read_credentials(path: Path) -> tuple[str, str]:
+    """Token and seed of a NATS credentials file: one base64 line below each of two ``-----BEGIN`` lines.
+
+    Raises OSError and ValueError.
+    """
     found: list[str] = []
-    lines = iter(text.splitlines())
+    lines = iter(path.read_text().splitlines())
     for line in lines:
         if line.startswith("-----BEGIN"):
             found.append(next(lines, "").strip())

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from wasmhost import context
+from lattice.keys import Role
 from wasmhost.cli.output import Output
+from wasmhost.context import Bundles, Context, UpRecord, login, resolve
+from wasmhost.context_files import Bundle, ContextStore
+from wasmhost.settings import SETTINGS
 from wasmhost.state import Keyring, StatePaths, locate
 
 if TYPE_CHECKING:
     from wasmhost.cli.session import Session
     from wasmhost.cli.watching import Held
+
+CONTEXT_VARIABLE = "WASMHOST_CONTEXT"
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,19 +40,60 @@ class App:
     state: str = ""
     name: str = ""
     """Name of the ``up`` or host that is meant, where a user runs several."""
+    context_name: str = ""
     held: Held | None = field(default=None, repr=False)
     """The connection of a command that goes on watching."""
 
-    def context(self) -> context.Context:
+    def context(self) -> Context:
         """Where the lattice is. Raises ContextError."""
-        return context.resolve(
+        return resolve(
             environ=os.environ,
-            record=context.UpRecord.read(self.paths.host),
+            record=UpRecord.read(self.paths.host),
+            bundles=self._bundles(),
             nats_url=self.nats_url,
             lattice=self.lattice,
             cluster_seed=self.cluster_seed,
             timeout=self.timeout,
         )
+
+    @property
+    def contexts(self) -> ContextStore:
+        """This user's contexts."""
+        return ContextStore.locate(os.environ)
+
+    def named_context(self) -> tuple[Bundle | None, Bundle | None]:
+        """The contexts named by --context and by WASMHOST_CONTEXT; the first hides the second. Raises ContextError."""
+        if self.context_name:
+            return self.contexts.read(self.context_name), None
+        named = os.environ.get(CONTEXT_VARIABLE, "").strip()
+        return None, self.contexts.read(named) if named else None
+
+    def _bundles(self) -> Bundles:
+        named, from_environment = self.named_context()
+        project, of_project = self.contexts.project(Path.cwd())
+        return Bundles(
+            named=named,
+            from_environment=from_environment,
+            project=tuple(bundle for bundle in (project, of_project) if bundle is not None),
+            default=None if self.nats_url or named or from_environment else self.contexts.default(),
+        )
+
+    def for_host(self, flags: Mapping[str, object]) -> tuple[dict[str, object], dict[str, str]]:
+        """Flags and environment of a host, completed with what the contexts named by this user say.
+
+        A default context is for commands only: what a daemon does must not depend on it. Raises ContextError, Problem.
+        """
+        named, from_environment = self.named_context()
+        flags = {name: value for name, value in flags.items() if value is not None}
+        environ = dict(os.environ)
+        for name, value in _host_settings(named).items():
+            flags.setdefault(name, value)
+        variables = _host_settings(from_environment)
+        for setting in SETTINGS:
+            text = variables.get(setting.name)
+            if text and not any(environ.get(variable, "").strip() for variable in setting.variables):
+                environ[setting.variables[0]] = text
+        return flags, environ
 
     @property
     def paths(self) -> StatePaths:
@@ -72,6 +119,24 @@ class App:
                 return await work(session)
 
         return asyncio.run(connected())
+
+
+def _host_settings(bundle: Bundle | None) -> dict[str, str]:
+    """A context as settings of a host. Raises ContextError, Problem."""
+    from wasmhost.cli.claims import read_seed
+
+    if bundle is None:
+        return {}
+    jwt, seed = login(bundle)
+    found = {
+        "nats_url": bundle.nats_url,
+        "lattice": bundle.lattice,
+        "ctl_topic_prefix": bundle.ctl_prefix,
+        "nats_jwt": jwt,
+        "nats_seed": seed,
+        "cluster_seed": read_seed(bundle.cluster_seed, Role.CLUSTER).seed if bundle.cluster_seed else "",
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _remember(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
@@ -120,13 +185,14 @@ def lattice_options(command: F) -> F:
             callback=_positive,
         ),
         state_option,
+        context_option,
         click.option(
             "-x", "--lattice", metavar="NAME", help="Lattice name.", expose_value=False, callback=_remember("lattice")
         ),
         click.option(
             "--nats-url",
             metavar="URL",
-            help="NATS server (default: that of a running `wasmhost up`, else nats://127.0.0.1:4222).",
+            help="NATS server (default: that of the context, else of a running `wasmhost up`).",
             expose_value=False,
             callback=_remember("nats_url"),
         ),
@@ -143,6 +209,23 @@ def state_option(command: F) -> F:
         help="Folder with keys and data (default: that of the user).",
         expose_value=False,
         callback=_remember("state"),
+    )(command)
+
+
+def context_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Completes the name of a context."""
+    return [name for name in ContextStore.locate(os.environ).names() if name.startswith(incomplete)]
+
+
+def context_option(command: F) -> F:
+    """Add ``--context``."""
+    return click.option(
+        "--context",
+        metavar="NAME",
+        help="Use this context; see `wasmhost ctx`.",
+        expose_value=False,
+        callback=_remember("context_name"),
+        shell_complete=context_names,
     )(command)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, 
 from lattice.invocation import Entity
 from lattice.keys import KeyPair, Role, derive, is_key
 from lattice.rpc import RpcClient
-from wasmhost.cli import actors
+from wasmhost.cli import actor_tests, actors
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.claims import read_seed
+from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.problems import Problem, invalid, not_found
 from wasmhost.cli.session import CLIENT_NAME, Session
 
@@ -30,10 +32,21 @@ CALL_TIMEOUT = 10.0
 @click.command(short_help="call an operation of an actor")
 @click.argument("actor")
 @click.argument("operation")
-@click.argument("argument", required=False, metavar="[JSON]")
-@click.option("--data", type=click.Path(path_type=Path, allow_dash=True), help="File with the JSON; - is stdin.")
-@click.option("--cluster-seed", metavar="SEED", help="Seed of the cluster, or its file (default: this user's).")
-@click.option("--raw", is_flag=True, help="Write the bytes of the answer as they came.")
+@click.argument("argument", nargs=-1, metavar="[JSON]...")
+@click.option("-d", "--data", type=click.Path(path_type=Path, allow_dash=True), help="File with the JSON; - is stdin.")
+@click.option("-c", "--cluster-seed", metavar="SEED", help="Seed of the cluster, or its file (default: this user's).")
+@click.option("--classic", is_flag=True, help="Sign with the cluster seed itself, which hosts of other makers ask for.")
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the bytes of the answer there.")
+@click.option("--raw", is_flag=True, help="Write the bytes of the answer to standard output.")
+@click.option(
+    "--bin",
+    "binary",
+    type=click.Choice(["b", "s", "2"]),
+    is_flag=False,
+    flag_value="b",
+    help="Show bytes as a list (b), as text (s) or both (2).",
+)
+@click.option("--test", "tests", is_flag=True, help="The answer is a list of test results; exit code 1 if one failed.")
 @lattice_options
 @pass_app
 def call(
@@ -41,11 +54,15 @@ def call(
     *,
     actor: str,
     operation: str,
-    argument: str | None,
+    argument: tuple[str, ...],
     data: Path | None,
     cluster_seed: str | None,
+    classic: bool,
+    save: Path | None,
     raw: bool,
-) -> None:
+    binary: str | None,
+    tests: bool,
+) -> int:
     """Call OPERATION of ACTOR with a JSON argument and print its answer.
 
     \b
@@ -58,37 +75,56 @@ def call(
 
     async def work(session: Session) -> tuple[str, bytes]:
         actor_id = await _find_actor(session, actor)
-        return actor_id, await _call(session, cluster, actor_id, operation, payload)
+        sender = _classic_sender(cluster, actor_id) if classic else _sender(cluster, session.context.lattice)
+        return actor_id, await _call(session, sender, actor_id, operation, payload)
 
     actor_id, answer = app.run(work)
+    document: dict[str, Any] = {"actor_id": actor_id, "operation": operation}
+    if save is not None:
+        save.write_bytes(answer)
+        if not tests:
+            app.output.say(f"wrote {len(answer)} bytes to {save}")
+            if app.output.json:
+                app.output.document(document | {"saved": str(save.absolute()), "bytes": len(answer)})
+            return ExitCode.DONE
     if raw:
         sys.stdout.buffer.write(answer)
         sys.stdout.buffer.flush()
-        return
+        return ExitCode.DONE
     try:
-        value = readable(wire.unpack_value(answer, "the answer")) if answer else None
+        value = wire.unpack_value(answer, "the answer") if answer else None
+        results = actor_tests.read_results(value) if tests else []
     except MalformedMessage as error:
-        raise Problem(f"{actor} answered {len(answer)} bytes: {error}", hint="see them with --raw") from error
+        hint = "see them with --raw, or keep them with --save"
+        raise Problem(f"{actor} answered {len(answer)} bytes: {error}", hint=hint) from error
+    if tests:
+        if app.output.json:
+            app.output.document(document | actor_tests.document(results))
+        else:
+            actor_tests.show(app.output, results)
+        return ExitCode.DONE if all(result.passed for result in results) else ExitCode.FAILED
     if app.output.json:
-        app.output.document({"actor_id": actor_id, "operation": operation, "result": value})
+        app.output.document(document | {"result": readable(value, binary)})
     else:
-        app.output.text(json.dumps(value, ensure_ascii=False))
+        app.output.text(json.dumps(readable(value, binary), ensure_ascii=False))
+    return ExitCode.DONE
 
 
-def _read_argument(argument: str | None, data: Path | None) -> Any:
+def _read_argument(words: tuple[str, ...], data: Path | None) -> Any:
     """The JSON of the command line or of a file; None when there is none. Raises Problem."""
-    if argument is not None and data is not None:
+    if words and data is not None:
         raise invalid("the argument was given twice", "leave out the JSON or --data")
     if data is not None:
-        argument = sys.stdin.read() if str(data) == "-" else data.read_text()
-    if argument is None:
+        text = sys.stdin.read() if str(data) == "-" else data.read_text()
+    elif words:
+        text = " ".join(words)  # a shell may have taken unquoted JSON apart
+    else:
         return None
     try:
-        return json.loads(argument)
+        return json.loads(text)
     except ValueError as error:
-        raise invalid(
-            f"the argument is not JSON: {error}", """quote it for the shell, such as '{"path": "/"}'"""
-        ) from None
+        where = f"{data}" if data is not None and str(data) != "-" else "the argument"
+        raise invalid(f"{where} is not JSON: {error}", """quote it for the shell, such as '{"path": "/"}'""") from None
 
 
 def encode_argument(operation: str, value: Any) -> bytes:
@@ -126,19 +162,34 @@ def _http_request(value: Any) -> bytes:
         ) from error
 
 
-def readable(value: object) -> Any:
-    """``value`` with bytes as text where they are UTF-8, else as ``{"base64": …}``: JSON has no bytes."""
+def readable(value: object, binary: str | None = None) -> Any:
+    """``value`` as JSON can have it. Bytes become text where they are UTF-8, else ``{"base64": …}``.
+
+    ``binary`` asks for another form, as the classic command line has them: ``b`` a list of numbers, ``s`` text whatever
+    they are, ``2`` both, as ``{"bin", "str"}``.
+    """
     match value:
         case bytes():
-            try:
-                return value.decode()
-            except UnicodeDecodeError:
-                return {"base64": base64.b64encode(value).decode()}
+            return _readable_bytes(value, binary)
         case list() | tuple():
-            return [readable(item) for item in value]
+            return [readable(item, binary) for item in value]
         case dict():
-            return {str(readable(key)): readable(item) for key, item in value.items()}
+            return {str(readable(key)): readable(item, binary) for key, item in value.items()}
     return value
+
+
+def _readable_bytes(value: bytes, binary: str | None) -> Any:
+    match binary:
+        case "b":
+            return list(value)
+        case "s":
+            return value.decode(errors="replace")
+        case "2":
+            return {"bin": list(value), "str": value.decode(errors="replace")}
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(value).decode()}
 
 
 def _cluster_key(app: App, cluster_seed: str | None) -> KeyPair:
@@ -153,18 +204,42 @@ async def _find_actor(session: Session, text: str) -> str:
     return (await actors.find_running(session, text))[0].key
 
 
-async def _call(session: Session, cluster: KeyPair, actor_id: str, operation: str, payload: bytes) -> bytes:
-    key = derive(cluster, lattice=session.context.lattice, purpose="client", subject=CLIENT_NAME)
-    chunks = Chunks(session.connection, session.context.lattice)
-    rpc = RpcClient(session.connection, session.context.lattice, Signer(key, key.public), chunks)
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """In whose name a call is made."""
+
+    origin: Entity
+    signer: Signer
+
+
+def _sender(cluster: KeyPair, lattice: str) -> _Sender:
+    """This command, with a key that signs for nobody else."""
+    key = derive(cluster, lattice=lattice, purpose="client", subject=CLIENT_NAME)
+    return _Sender(Entity(CLIENT_NAME), Signer(key, key.public))
+
+
+def _classic_sender(cluster: KeyPair, actor_id: str) -> _Sender:
+    """As the classic command line does it: hosts look up the claims of the origin, and those of the target are known.
+
+    They also want the key of a host, which is not looked up.
+    """
+    return _Sender(Entity.actor(actor_id), Signer(cluster, KeyPair.generate(Role.HOST).public))
+
+
+async def _call(session: Session, sender: _Sender, actor_id: str, operation: str, payload: bytes) -> bytes:
     try:
-        return await rpc.call(
-            origin=Entity(CLIENT_NAME),
-            target=Entity.actor(actor_id),
-            operation=operation,
-            msg=payload,
-            timeout=session.patience(CALL_TIMEOUT),
-        )
+        async with session.rpc_connection() as connection:
+            chunks = Chunks(connection, session.context.lattice, domain=session.context.js_domain)
+            try:
+                return await RpcClient(connection, session.context.lattice, sender.signer, chunks).call(
+                    origin=sender.origin,
+                    target=Entity.actor(actor_id),
+                    operation=operation,
+                    msg=payload,
+                    timeout=session.context.rpc_timeout or CALL_TIMEOUT,
+                )
+            finally:
+                await chunks.close()
     except Unreachable as error:
         if error.code is Code.NO_RESPONDERS:
             raise not_found(
@@ -174,18 +249,20 @@ async def _call(session: Session, cluster: KeyPair, actor_id: str, operation: st
         raise
     except (NotAuthorized, RemoteError) as error:
         raise _with_hint(error) from error
-    finally:
-        await chunks.close()
+
+
+_CLASSIC_REFUSALS = ("list of valid issuers", "list of cluster issuers", "anti-forgery check failed")
+"""What hosts of other makers say of a signature that they do not accept; they send no code with it."""
 
 
 def _with_hint(error: LatticeError) -> LatticeError | Problem:
     """A refused signature usually means that the lattice has another cluster seed than this user."""
-    if error.code is not Code.NOT_AUTHORIZED:
+    from_classic = error.code is Code.PROVIDER_ERROR and any(text in str(error).lower() for text in _CLASSIC_REFUSALS)
+    if error.code is not Code.NOT_AUTHORIZED and not from_classic:
         return error
-    from wasmhost.cli.exit_codes import ExitCode
-
+    hint = "if that lattice belongs to another user, give the seed of its cluster with --cluster-seed"
     return Problem(
         str(error),
         exit_code=ExitCode.NOT_AUTHORISED,
-        hint="if that lattice belongs to another user, give the seed of its cluster with --cluster-seed",
+        hint=f"{hint}; hosts of other makers need --classic, too" if from_classic else hint,
     )

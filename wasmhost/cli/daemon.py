@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from wasmhost.cli.app import App, output_option, pass_app
+from wasmhost.cli.app import App, context_option, output_option, pass_app
 from wasmhost.cli.signals import ending_signals
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Settings as JSON or YAML, - for standard input; flags and variables go first.",
 )
+@context_option
 @output_option
 @pass_app
 def host(app: App, /, *, file: Path | None, **flags: object) -> None:
@@ -57,7 +57,8 @@ def host(app: App, /, *, file: Path | None, **flags: object) -> None:
     from wasmhost import config as host_config
     from wasmhost import logs
 
-    config = host_config.load(flags, os.environ, file)
+    given, environ = app.for_host(flags)
+    config = host_config.load(given, environ, file)
     logs.configure(config.log_level, structured=config.structured_logging or app.output.json)
     asyncio.run(_run(config))
 

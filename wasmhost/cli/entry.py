@@ -110,6 +110,16 @@ cli = Group(
         "events": f"{_CLI}.events:events",
         "logs": f"{_CLI}.logs:logs",
         "spy": f"{_CLI}.spy:spy",
+        "ctx": Group(
+            "ctx",
+            "Name lattices, to work in one of several.",
+            {
+                "list": f"{_CLI}.contexts:list_contexts",
+                "new": f"{_CLI}.contexts:new",
+                "del": f"{_CLI}.contexts:delete",
+                "default": f"{_CLI}.contexts:default",
+            },
+        ),
     },
 )
 output_option(cli)

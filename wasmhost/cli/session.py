@@ -44,9 +44,17 @@ class Session:
     @asynccontextmanager
     async def open(cls, context: Context, output: Output) -> AsyncIterator[Self]:
         """Connect as ``context`` says. Raises Unreachable."""
-        connection = await connect(
-            ConnectOptions(url=context.nats_url, name=CLIENT_NAME, user_jwt=context.user_jwt, seed=context.user_seed)
-        )
+        try:
+            connection = await connect(
+                ConnectOptions(
+                    url=context.nats_url, name=CLIENT_NAME, user_jwt=context.user_jwt, seed=context.user_seed
+                )
+            )
+        except Unreachable as error:
+            if context.source in ("default", "--nats-url"):
+                raise
+            # Whoever did not type the address wonders where it came from.
+            raise Unreachable(f"{error} (the address is from {context.source})", code=error.code) from error
         try:
             asked = time.monotonic()
             await connection.flush(context.timeout)
@@ -54,6 +62,21 @@ class Session:
             client = ControlClient(connection, context.lattice, prefix=context.control_prefix, timeout=context.timeout)
             # Nobody knows how many hosts will answer, so the time to wait for them follows from how far away they are.
             yield cls(connection, client, context, output, window=min(context.timeout, 0.25 + 10 * round_trip))
+        finally:
+            await connection.drain()
+
+    @asynccontextmanager
+    async def rpc_connection(self) -> AsyncIterator[Connection]:
+        """The connection for calls, where that is another one. Raises Unreachable."""
+        context = self.context
+        if not context.rpc_url:
+            yield self.connection
+            return
+        connection = await connect(
+            ConnectOptions(url=context.rpc_url, name=CLIENT_NAME, user_jwt=context.rpc_jwt, seed=context.rpc_seed)
+        )
+        try:
+            yield connection
         finally:
             await connection.drain()
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -59,6 +59,8 @@ class Plan:
     manifests: tuple[Path, ...]
     flags: Mapping[str, object]
     """Settings of the host, as :func:`wasmhost.config.load` takes them."""
+    environ: Mapping[str, str] = field(repr=False)
+    """The same from the environment."""
     nats_url: str | None
     """A server that runs already; None: bring one along."""
     fresh: bool
@@ -72,7 +74,7 @@ class Plan:
 
 async def bring_up(plan: Plan, output: Output) -> ExitCode:
     """Run until a signal or a control command ends it. Raises Problem and LatticeError for what does not work."""
-    config = host_config.load({**plan.flags, "allow_file_load": True}, os.environ)
+    config = host_config.load({**plan.flags, "allow_file_load": True}, plan.environ)
     report = Report.to(plan.report_to, config.paths)
     progress = Progress(output, verbose=plan.verbose or plan.flags.get("log_level") in ("debug", "info"))
     try:
@@ -253,6 +255,7 @@ class _Up:
             lattice=self._config.lattice,
             host_id=host.host_id,
             hosts=self._plan.hosts,
+            ctl_prefix=self._config.ctl_prefix,
             own_server=self._server is not None,
             log=self._report.log,
             started_ticks=contexts.process_ticks(os.getpid()),

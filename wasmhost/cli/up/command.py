@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import click
 
-from wasmhost.cli.app import App, output_option, pass_app
+from wasmhost.cli.app import App, context_option, output_option, pass_app
 from wasmhost.cli.problems import invalid
 
 
@@ -34,6 +33,7 @@ from wasmhost.cli.problems import invalid
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to show.")
 @click.option("--verbose", is_flag=True, help="Show what the host does, too.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Wait for each step.")
+@context_option
 @output_option
 @pass_app
 def up(
@@ -58,20 +58,25 @@ def up(
     Runs until Ctrl-C, which stops everything it started. What applications stored is there again next time. Unsigned
     actors in local files are signed with your development key.
     """
-    if fresh and nats_url is not None:
+    given, environ = app.for_host({**flags, "nats_url": nats_url})
+    nats_url = str(given["nats_url"]) if "nats_url" in given else environ.get("WASMHOST_NATS_URL")
+    if fresh and nats_url:
         raise invalid("--fresh empties the server that `up` brings along, not the one at --nats-url", "leave one out")
     if detach:
         from wasmhost import config
         from wasmhost.cli.up.background import arguments_of, launch
 
-        paths = config.load({**flags, "nats_url": nats_url}, os.environ).paths
-        return launch(arguments_of(click.get_current_context(), without="detach"), paths, app.output)
+        paths = config.load(given, environ).paths
+        arguments = arguments_of(click.get_current_context(), without="detach")
+        named = ["--context", app.context_name] if app.context_name else []
+        return launch([*named, *arguments], paths, app.output)
     from wasmhost.cli.up.bring_up import Plan, bring_up
 
     plan = Plan(
         manifests=manifests,
-        flags={**flags, "nats_url": nats_url},
-        nats_url=nats_url,
+        flags={**given, "nats_url": nats_url or None},
+        environ=environ,
+        nats_url=nats_url or None,
         fresh=fresh,
         hosts=hosts,
         verbose=verbose,
