@@ -17,6 +17,7 @@ from lattice.errors import Code, LatticeError
 from lattice.links import LinkDefinition
 from wasmhost import config as host_config
 from wasmhost import context as contexts
+from wasmhost import settings
 from wasmhost.apps import manifest
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.output import Output, printable
@@ -72,9 +73,14 @@ class Plan:
     """Descriptor of the pipe on which somebody waits for this process in the background."""
 
 
+def host_flags(plan: Plan) -> dict[str, object]:
+    """The flags of the first host."""
+    return {**plan.flags, "allow_file_load": True}
+
+
 async def bring_up(plan: Plan, output: Output) -> ExitCode:
     """Run until a signal or a control command ends it. Raises Problem and LatticeError for what does not work."""
-    config = host_config.load({**plan.flags, "allow_file_load": True}, plan.environ)
+    config = host_config.load(host_flags(plan), plan.environ)
     report = Report.to(plan.report_to, config.paths)
     progress = Progress(output, verbose=plan.verbose or plan.flags.get("log_level") in ("debug", "info"))
     try:
@@ -165,7 +171,7 @@ class _Up:
             self._progress.take_logs(config.log_level)
             host = await self._unless_stopped(self._open_host(parts, config))
             self._host = host
-            self._add_further_hosts(parts, config, host)
+            self._add_further_hosts(parts, host)
             self._announce(parts, host, url)
             running = asyncio.create_task(host.run_until(self._stop), name="host")
             parts.push_async_callback(_end, running)
@@ -203,9 +209,10 @@ class _Up:
 
         return await (self._in_time(open_once) if self._server is not None else open_once())
 
-    def _add_further_hosts(self, parts: AsyncExitStack, config: HostConfig, first: Host) -> None:
+    def _add_further_hosts(self, parts: AsyncExitStack, first: Host) -> None:
+        given = settings.resolve(host_flags(self._plan), self._plan.environ, None).document()
         for number in range(2, self._plan.hosts + 1):
-            self._further.append(FurtherHost(number, config, first.identity, self._progress))
+            self._further.append(FurtherHost(number, given, first, self._progress))
         # They end before the first one: that has the providers, which calls in flight on the others may need.
         parts.push_async_callback(stop_all, self._further)
 

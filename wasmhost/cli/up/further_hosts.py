@@ -14,11 +14,11 @@ from lattice.client import ControlClient
 from lattice.control import HostPing
 from lattice.errors import Unreachable
 from lattice.keys import Role
-from wasmhost import settings
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.problems import Problem, timed_out
 from wasmhost.cli.up.progress import Progress
 from wasmhost.config import HostConfig
+from wasmhost.host import Host
 from wasmhost.identity import Identity
 from wasmhost.process import ChildProcess, describe_exit
 from wasmhost.settings import SETTINGS
@@ -37,10 +37,11 @@ STOP_GRACE = 10.0
 class FurtherHost:
     """One host beside the first, with a state folder and a key of its own and the settings of the first."""
 
-    def __init__(self, number: int, config: HostConfig, identity: Identity, progress: Progress) -> None:
-        """``config`` and ``identity`` are the first host's; ``number`` counts from 2. Raises StateError."""
+    def __init__(self, number: int, given: Mapping[str, object], first: Host, progress: Progress) -> None:
+        """``given`` are the settings of the command; ``number`` counts from 2. Raises StateError."""
+        config, identity = first.config, first.identity
         self.name = f"{identity.friendly_name}-{number}"
-        self._settings = settings_of_further_host(config, identity, self.name)
+        self._settings = settings_of_further_host(given, config, identity, self.name)
         self._label = f"host {number}"
         self._state = config.paths.host
         self._drain_timeout = config.drain_timeout
@@ -151,33 +152,28 @@ class FurtherHost:
         )
 
 
-def settings_of_further_host(config: HostConfig, identity: Identity, name: str) -> dict[str, object]:
+def settings_of_further_host(
+    given: Mapping[str, object], config: HostConfig, identity: Identity, name: str
+) -> dict[str, object]:
     """All settings of a host like the first one, but for its name, its key and its folder.
 
-    They go through a pipe, since they hold seeds: neither a command line nor an environment would keep them.
+    ``given`` are the settings of the command, as a file would hold them; whatever setting is added to hosts is among
+    them. They go through a pipe, since they hold seeds: neither a command line nor an environment would keep them.
     """
-    document = settings.resolve({}, os.environ, None).document()
-    for kind in ("nats", "rpc", "ctl", "prov_rpc"):
-        for part in ("host", "port", "jwt", "seed", "tls", "url"):
-            document.pop(f"{kind}_{part}", None)
-    document.pop("host_seed", None)
+    addresses = {
+        f"{kind}_{part}"
+        for kind in ("nats", "rpc", "ctl", "prov_rpc")
+        for part in ("host", "port", "jwt", "seed", "tls", "url")
+    }
+    own = {"host_seed", "state"}
+    document = {setting: value for setting, value in given.items() if setting not in addresses | own}
     for kind, endpoint in (("rpc", config.rpc), ("ctl", config.control), ("prov_rpc", config.providers)):
         document |= {f"{kind}_host": endpoint.url, f"{kind}_jwt": endpoint.jwt, f"{kind}_seed": endpoint.seed}
     return document | {
         "name": name,
-        "lattice": config.lattice,
-        "ctl_topic_prefix": config.ctl_prefix,
         "cluster_seed": identity.cluster.seed,
         "trusted_issuers": sorted(config.trusted_issuers),
-        "allow_file_load": config.allow_file_load,
-        "allow_anonymous_nats": config.allow_anonymous_nats,
-        "no_local": not config.local,
-        "guest_threads": config.guest_threads,
-        "provider_keys": config.provider_keys,
-        "manager_form": config.manager_form,
-        "rpc_events": config.rpc_events,
         "labels": dict(config.labels),
-        "log_level": config.log_level,
     }
 
 
