@@ -375,3 +375,34 @@ def config_set(*, entity_id: str, key: str) -> Built:
 
 def config_deleted(*, entity_id: str, key: str) -> Built:
     return "config_deleted", {"entity_id": entity_id, "key": key}
+
+
+# ---- single calls, on a subject of their own
+
+
+def invocation_succeeded(
+    *,
+    source: Mapping[str, Any],
+    dest: Mapping[str, Any],
+    operation: str,
+    size: int,
+    elapsed_ms: float,
+    source_host: str,
+    dest_host: str | None,
+) -> Built:
+    """``size``: bytes of the argument. Time and hosts are ours."""
+    return "invocation_succeeded", {
+        "source": dict(source),
+        "dest": dict(dest),
+        "operation": operation,
+        "bytes": size,
+        "elapsed_ms": elapsed_ms,
+        "source_host": source_host,
+        "dest_host": dest_host,
+    }
+
+
+def invocation_failed(*, error: str, **members: Any) -> Built:
+    """The members of :func:`invocation_succeeded`, with the reason (ours)."""
+    _, data = invocation_succeeded(**members)
+    return "invocation_failed", {**data, "error": error}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lattice.chunks import Chunks
 from lattice.transport import Transport
 from wasmhost.admission import Admission
+from wasmhost.call_events import CallEvents
 from wasmhost.config import HostConfig
 from wasmhost.directory import RunningActor
 from wasmhost.guest.calls import Limits
@@ -29,8 +30,10 @@ class ActorStarter:
         admission: Admission,
         outbound: Outbound,
         spies: Spies | None = None,
+        call_events: CallEvents | None = None,
         trace: bool = False,
     ) -> None:
+        self._call_events = call_events
         self._config = config
         self._engine = engine
         self._transport = transport
@@ -74,6 +77,7 @@ class ActorStarter:
             default_timeout=self._config.rpc_timeout,
             longest_timeout=actor.pool.limits.deadline,
             spies=self._spies,
+            call_events=self._call_events,
             trace=self._trace,
         )
         try:

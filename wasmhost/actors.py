@@ -34,6 +34,7 @@ from wasmhost.actor_rules import (
 )
 from wasmhost.actor_start import ActorStarter
 from wasmhost.admission import Admission
+from wasmhost.call_events import CallEvents
 from wasmhost.config import HostConfig
 from wasmhost.directory import ActorDirectory, RunningActor
 from wasmhost.guest.calls import Limits
@@ -71,6 +72,7 @@ class ActorRegistry:
         publish_event: PublishEvent,
         put_claims: Callable[[Mapping[str, str]], Awaitable[None]],
         put_reference: Callable[[str, str], Awaitable[None]] | None = None,
+        call_events: CallEvents | None = None,
         clock: Callable[[], float] = time.time,
         spies: Spies | None = None,
         trace: bool = False,
@@ -88,6 +90,7 @@ class ActorRegistry:
             admission=admission,
             outbound=outbound,
             spies=spies,
+            call_events=call_events,
             trace=trace,
         )
         self._directory = directory

@@ -27,6 +27,7 @@ from lattice.verify import Authority
 from wasmhost import logs
 from wasmhost.actors import ActorRegistry
 from wasmhost.admission import Admission
+from wasmhost.call_events import CallEvents
 from wasmhost.config import HostConfig, NatsEndpoint
 from wasmhost.config_store import ConfigStore
 from wasmhost.control_server import ControlServer
@@ -141,6 +142,7 @@ class Host:
         chunks = Chunks(rpc, config.lattice, domain=config.js_domain or "")
         parts.push_async_callback(chunks.close)
         spies = Spies()
+        call_events = CallEvents(control, config.lattice, identity.host_id) if config.rpc_events else None
         outbound = Outbound(
             lattice=config.lattice,
             rpc=RpcClient(rpc, config.lattice, Signer(identity.cluster, identity.host_id), chunks),
@@ -150,6 +152,7 @@ class Host:
             local=config.local,
             provider_status=providers.failure_of,
             spies=spies,
+            call_events=call_events,
             trace=trace,
         )
         self.actors = actors = ActorRegistry(
@@ -165,6 +168,7 @@ class Host:
             put_claims=metadata.put_claims,
             put_reference=metadata.put_reference,
             spies=spies,
+            call_events=call_events,
             trace=trace,
         )
         parts.push_async_callback(self._drain_actors)

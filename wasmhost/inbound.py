@@ -21,6 +21,7 @@ from lattice.rpc import failure, remaining, respond, store_answer
 from lattice.transport import Headers, Subscription, Transport
 from wasmhost.admission import Admission
 from wasmhost.budget import Budget
+from wasmhost.call_events import CallEvents
 from wasmhost.directory import RunningActor
 from wasmhost.guest.calls import CallContext, GuestCall
 from wasmhost.spies import Spies
@@ -49,11 +50,13 @@ class Inbound:
         longest_timeout: float,
         refusals: Budget | None = None,
         spies: Spies | None = None,
+        call_events: CallEvents | None = None,
         trace: bool = False,
     ) -> None:
         """Durations in seconds: ``default_timeout`` for a call that names no deadline, ``longest_timeout`` whatever it
-        names. ``trace``: log every call at debug level.
+        names. ``call_events`` are told of every call, if given; ``trace``: log every call at debug level.
         """
+        self._call_events = call_events
         self._actor = actor
         self._transport = transport
         self._chunks = chunks
@@ -115,6 +118,8 @@ class Inbound:
             invocation_id = invocation.id
             if self._spies.active:
                 self._mirror(invocation)
+            if self._call_events is not None:
+                self._call_events.begin(invocation)
             if invocation.chunked:
                 self._spawn(self._begin_chunked(invocation, headers, reply))
                 return
@@ -222,6 +227,8 @@ class Inbound:
             respond(self._transport, reply, response)
 
     def _note_success(self, invocation: Invocation) -> None:
+        if self._call_events is not None:
+            self._call_events.end(invocation.id)
         if self._trace:
             log.debug(
                 "call.finished",
@@ -240,6 +247,8 @@ class Inbound:
             self._note_refusal(str(error), code=error.code.value, invocation=invocation_id)
         if self._spies.active:
             self._spies.reply(self._actor.key, call=invocation_id, error=error)
+        if self._call_events is not None:
+            self._call_events.end(invocation_id, error)
         respond(self._transport, reply, failure(invocation_id, error))
 
     def _mirror(self, invocation: Invocation) -> None:

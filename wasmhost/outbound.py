@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Protocol
 
 import structlog
@@ -22,6 +23,7 @@ from lattice.verify import authorise_capability, not_linked
 from wasmhost import builtin
 from wasmhost.admission import Admission
 from wasmhost.builtin import Builtin
+from wasmhost.call_events import CallEvents
 from wasmhost.directory import ActorDirectory, RunningActor
 from wasmhost.guest.calls import CallContext, HostCall, HostCallHandler
 from wasmhost.spies import Spies
@@ -31,6 +33,7 @@ log = structlog.get_logger()
 DEEPEST_LOCAL_CALL: Final = 64
 """Local calls of actors to actors that may stand on top of each other; each takes stack of this process."""
 _MOST_ENTITIES: Final = 4096
+_UNTOLD: Final = nullcontext()
 
 
 class LatticeView(Protocol):
@@ -73,12 +76,13 @@ class Outbound:
         local: bool = True,
         provider_status: Callable[[str, str], str] = lambda provider, link_name: "",
         spies: Spies | None = None,
+        call_events: CallEvents | None = None,
         trace: bool = False,
     ) -> None:
         """``local``: calls to an actor in ``directory`` skip the lattice.
 
         ``provider_status(provider key, link name)`` says what is wrong with a provider of this host, or "";
-        ``trace``: log every call at debug level.
+        ``call_events`` are told of every call, if given; ``trace``: log every call at debug level.
         """
         self._lattice = lattice
         self._rpc = rpc
@@ -88,6 +92,7 @@ class Outbound:
         self._local = local
         self._provider_status = provider_status
         self._spies = spies or Spies()
+        self._call_events = call_events
         self._trace = trace
         self._loop = asyncio.get_running_loop()
         self._entities: dict[tuple[str, str, str], Entity] = {}
@@ -160,7 +165,8 @@ class Outbound:
         if self._trace:
             self._log_call("nats", origin, target, call)
         try:
-            return await self._call_remote(origin, target, call, allowed, max_reply)
+            with self._told(origin, target, call):
+                return await self._call_remote(origin, target, call, allowed, max_reply)
         except Unreachable as exc:
             status = self._provider_status(target.public_key, target.link_name)
             reason = f"{status} ({exc})" if status else str(exc)
@@ -179,19 +185,20 @@ class Outbound:
         if self._trace:
             self._log_call("local" if running is not None else "nats", origin, target, call)
         if running is not None:
-            if self._spies.active and self._spies.watchers(key):
-                return await self._spies.mirrored(
-                    key,
-                    self._call_locally(running, call, context, allowed),
-                    invocation_id=context.invocation_id,
-                    route="local",
-                    origin=origin,
-                    target=target,
-                    operation=call.operation,
-                    msg=call.payload,
-                )
-            return await self._call_locally(running, call, context, allowed)
-        try:
+            with self._told(origin, target, call, local=True):
+                if self._spies.active and self._spies.watchers(key):
+                    return await self._spies.mirrored(
+                        key,
+                        self._call_locally(running, call, context, allowed),
+                        invocation_id=context.invocation_id,
+                        route="local",
+                        origin=origin,
+                        target=target,
+                        operation=call.operation,
+                        msg=call.payload,
+                    )
+                return await self._call_locally(running, call, context, allowed)
+        try:  # its host tells of this call
             return await self._call_remote(origin, target, call, allowed, max_reply)
         except Unreachable as exc:
             raise Unreachable(
@@ -239,6 +246,14 @@ class Outbound:
                 self._entities.clear()
             found = self._entities[wanted] = Entity(key, link_name, contract)
         return found
+
+    def _told(
+        self, origin: Entity, target: Entity, call: HostCall, *, local: bool = False
+    ) -> AbstractContextManager[None]:
+        """Publishes an event about the call inside, if those are wanted."""
+        if self._call_events is None:
+            return _UNTOLD
+        return self._call_events.around(origin, target, call.operation, len(call.payload), local=local)
 
     def _log_call(self, route: str, origin: Entity, target: Entity, call: HostCall) -> None:
         log.debug(
