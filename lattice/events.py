@@ -57,7 +57,12 @@ class Event:
     @classmethod
     def decode(cls, payload: bytes) -> Event:
         """Raise MalformedMessage, and nothing else. Absent ``data`` are read as none."""
-        fields = Document.parse("event", payload)
+        return cls.of(document.parse("event", payload))
+
+    @classmethod
+    def of(cls, value: object) -> Event:
+        """The event that a parsed document is. Raises MalformedMessage."""
+        fields = Document("event", value)
         kind = fields.required_text("type")
         if not kind.startswith(TYPE_PREFIX):
             raise MalformedMessage(f"event: type {kind[:80]!r} does not begin with {TYPE_PREFIX}")

@@ -55,6 +55,20 @@ class ObserveRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventsRequest:
+    """Asks for the events of the last ``age`` seconds that a host remembers."""
+
+    age: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"age_ms": round(self.age * 1000)}
+
+    @classmethod
+    def from_dict(cls, value: object) -> Self:
+        return cls(age=Document("events request", value).count("age_ms") / 1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogLine:
     """One line of a host's log that concerns the actor or provider."""
 

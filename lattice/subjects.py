@@ -227,6 +227,10 @@ class Control:
         """Ours: asks every host for the log lines about an actor or provider."""
         return f"{self.root}.wasmhost.logs"
 
+    def observe_events(self) -> str:
+        """Ours: asks every host for the events it remembers."""
+        return f"{self.root}.wasmhost.events"
+
     def tokens(self, subject: str) -> tuple[str, ...]:
         """What follows the root of ``subject``, split at the dots: ``("cmd", host, "la")``."""
         root = self.root + "."

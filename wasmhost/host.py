@@ -32,6 +32,7 @@ from wasmhost.config import HostConfig, NatsEndpoint
 from wasmhost.config_store import ConfigStore
 from wasmhost.control_server import ControlServer
 from wasmhost.directory import ActorDirectory
+from wasmhost.event_book import EventBook
 from wasmhost.events import EventPublisher
 from wasmhost.guest.engine import Engine, VariantName
 from wasmhost.identity import Identity
@@ -178,6 +179,9 @@ class Host:
         self.facts = facts = HostFacts(
             config, identity, actors=actors, providers=providers, metadata=metadata, guests=engine.variant
         )
+        past = EventBook(control, config.lattice)
+        parts.push_async_callback(past.close)
+        await past.open()
         observation = ObservationServer(
             control,
             control_subjects,
@@ -185,6 +189,7 @@ class Host:
             host_name=identity.friendly_name,
             spies=spies,
             book=book,
+            events=past,
         )
         parts.push_async_callback(observation.close)
         await observation.start()

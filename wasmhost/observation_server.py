@@ -1,4 +1,4 @@
-"""Answers the two control subjects of ours that let somebody watch: log lines, and mirrored calls.
+"""Answers the control subjects of ours that let somebody watch: log lines, mirrored calls, past events.
 
 They lie below the control prefix, so the right to control is what it takes. Payloads go to the inbox of who asked and
 nowhere else, and stop when the lease was not renewed.
@@ -12,11 +12,12 @@ from typing import Final
 import structlog
 
 from lattice import subjects
-from lattice.control import Ack, decode_body, encoding_of
+from lattice.control import Ack, Encoding, decode_body, encoding_of
 from lattice.errors import LatticeError
-from lattice.observation import ObserveRequest
+from lattice.observation import EventsRequest, ObserveRequest
 from lattice.transport import Headers, Subscription, Transport
 from wasmhost.budget import Budget
+from wasmhost.event_book import EventBook
 from wasmhost.leases import Watcher
 from wasmhost.log_book import LogBook
 from wasmhost.spies import Spies
@@ -39,11 +40,14 @@ class ObservationServer:
         host_name: str,
         spies: Spies,
         book: LogBook,
+        events: EventBook,
     ) -> None:
         self._transport = transport
         self._control = control
         self._spies = spies
         self._book = book
+        self._events = events
+        self._host_id = host_id
         self._budget = Budget(per_second=_PER_SECOND, burst=2 * _PER_SECOND)
         self._subscriptions: list[Subscription] = []
         for part in (spies, book):
@@ -51,7 +55,8 @@ class ObservationServer:
 
     async def start(self) -> None:
         """Subscribe; returns when the server knows it."""
-        for subject in (self._control.observe_calls(), self._control.observe_logs()):
+        control = self._control
+        for subject in (control.observe_calls(), control.observe_logs(), control.observe_events()):
             self._subscriptions.append(await self._transport.subscribe(subject, self._on_message))
 
     async def close(self) -> None:
@@ -73,6 +78,9 @@ class ObservationServer:
         watcher = Watcher(reply, encoding)
         try:
             body, _ = decode_body(payload, headers, "observation request")
+            if subject == self._control.observe_events():
+                self._tell_events(EventsRequest.from_dict(body), reply, encoding)
+                return
             request = ObserveRequest.from_dict(body)
             if subject == self._control.observe_calls():
                 self._spies.grant(request.key, watcher, request.lease)
@@ -85,3 +93,9 @@ class ObservationServer:
             refusal = Ack(accepted=False, error=str(error), code=error.code).to_dict()
             with contextlib.suppress(LatticeError):
                 self._transport.publish(reply, encoding.encode(refusal))
+
+    def _tell_events(self, request: EventsRequest, reply: str, encoding: Encoding) -> None:
+        portions = list(self._events.since(request.age)) or [[]]
+        for number, portion in enumerate(portions, 1):
+            answer = {"host_id": self._host_id, "events": portion, "more": number < len(portions)}
+            self._transport.publish(reply, encoding.encode(answer))

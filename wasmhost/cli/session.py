@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from lattice.client import ControlClient
 from lattice.connection import Connection, ConnectOptions, connect
-from lattice.control import HostPing, Inventory
+from lattice.control import Encoding, HostPing, Inventory, encoding_of
 from lattice.errors import Code, LatticeError, RemoteError, Unreachable
 from lattice.events import Event
 from wasmhost.cli import identify
@@ -100,6 +100,12 @@ class Session:
                 found = await self.client.ping_hosts(self.context.timeout)
             self._hosts = sorted(found, key=lambda host: (host.friendly_name, host.id))
         return self._hosts
+
+    async def gather(self, subject: str, body: Mapping[str, Any]) -> list[object]:
+        """What all hosts that listen on a subject of ours answer."""
+        payload = Encoding.MSGPACK.encode(dict(body))
+        replies = await self.connection.gather(subject, payload, timeout=self._window)
+        return [encoding_of(reply.payload, reply.headers).decode(reply.payload, subject) for reply in replies]
 
     async def some_hosts(self) -> list[HostPing]:
         """The hosts of the lattice; none at all is an error, as nobody could do what the command asks for."""

@@ -57,7 +57,7 @@ def wasmhost(nats_server: NatsServer, home: Path) -> Wasmhost:
         assert "Traceback" not in ended.stderr, result
         if code is not None:
             assert ended.returncode == code, result
-        if code == 0 and "json" not in arguments:
+        if code == 0 and "json" not in arguments and arguments[0] != "logs":  # a log line stays one line
             assert all(len(line) <= 80 for line in ended.stdout.splitlines()), result
         return result
 
@@ -282,6 +282,47 @@ def test_events_are_followed_until_enough_of_them_came(host: str, wasmhost: Wasm
     event = json.loads(found[0].out)
     assert (event["name"], event["source"]) == ("actors_started", host)
     assert event["data"]["count"] == 1
+
+
+def test_past_events_are_shown_and_the_command_ends(host: str, wasmhost: Wasmhost, clean: None) -> None:
+    wasmhost("start", "actor", str(ECHO))
+    past = wasmhost("events", "--since", "1m", "--name", "actors_started", "-o", "json").out.splitlines()
+    assert json.loads(past[-1])["data"]["count"] == 1
+    assert "host_heartbeat" in wasmhost("events", "--since", "1m", "--name", "host_heartbeat").out
+    last = wasmhost("events", "--since", "1h", "-f", "--name", "actors_started", "--count", "1", "-o", "json")
+    assert "actors_started" in last.out
+    assert "neither an age" in wasmhost("events", "--since", "yesterday", code=2).err
+
+
+def test_log_lines_of_an_actor_are_shown_by_name(host: str, wasmhost: Wasmhost, clean: None) -> None:
+    wasmhost("start", "actor", str(ECHO))
+    wasmhost("start", "provider", "bundled:keyvalue")
+    assert "actor.started" in wasmhost("logs", "echo").out
+    assert "provider.spawned" in " ".join(wasmhost("logs", "keyvalue").out.split())
+    line = json.loads(wasmhost("logs", "echo", "-n", "1", "-o", "json").out)
+    assert (line["host_id"], line["source"], line["level"]) == (host, "host", "info")
+    assert wasmhost("logs", "echo", "--level", "error").out == ""
+    assert "no actor or provider 'nothing'" in wasmhost("logs", "nothing", code=3).err
+
+
+def test_a_spy_sees_the_decoded_calls(
+    host: str, nats_server: NatsServer, home: Path, wasmhost: Wasmhost, clean: None
+) -> None:
+    wasmhost("start", "actor", str(ECHO))
+    env = user_environment(home, WASMHOST_NATS_URL=nats_server.url, WASMCLOUD_LATTICE=LATTICE, COLUMNS="80")
+    for form in ("text", "json"):
+        spy = Running(["spy", "echo", "--count", "2", "-o", form], env=env)
+        while spy.process.poll() is None:
+            wasmhost("call", "echo", "HttpServer.HandleRequest", '{"path": "/seen"}', "-o", "json")
+        assert spy.stop() == 0
+        if form == "json":
+            asked, answered = (json.loads(line) for line in spy.lines)
+            assert asked["value"]["path"] == "/seen"
+            assert (answered["number"], answered["value"]["statusCode"]) == (asked["number"], 200)
+        else:
+            assert spy.has_printed("<- HttpServer.HandleRequest from wasmhost-cli")
+            assert spy.has_printed('"/seen"')
+    assert "no actor 'nothing'" in wasmhost("spy", "nothing", code=3).err
 
 
 def test_wrong_input_is_told_before_anything_is_sent(host: str, wasmhost: Wasmhost) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from lattice import subjects
+from lattice import events, subjects
 from lattice.antiforgery import Signer
 from lattice.connection import Connection
 from lattice.invocation import Entity
@@ -182,3 +182,25 @@ async def test_a_bad_request_is_refused_and_one_without_an_inbox_ignored(host: H
     inbox.ask(control.observe_logs(), key=module)
     await inbox.wait(len(inbox.received) + 1)
     assert not heard
+
+
+async def test_events_of_the_past_are_told_by_whoever_heard_them(
+    trusting: Host, client: Connection, start: Callable[..., Any]
+) -> None:
+    lattice = trusting.config.lattice
+    client.publish(subjects.events(lattice), events.event("host_stopped", "N" + "A" * 55, {"labels": {}}))
+    client.publish(subjects.events(lattice), b"not an event")
+    await start(actors.ECHO)
+    inbox = await Inbox.open(client)
+
+    async def told(age_ms: int) -> list[str]:
+        inbox.received.clear()
+        inbox.ask(subjects.Control(lattice).observe_events(), age_ms=age_ms)
+        (answer,) = await inbox.wait(1)
+        assert (answer["host_id"], answer["more"]) == (trusting.host_id, False)
+        return [event["type"].rpartition(".")[2] for event in answer["events"]]
+
+    async with asyncio.timeout(10):
+        while not {"host_stopped", "actors_started"} <= set(await told(60_000)):
+            pass
+    assert await told(0) == []
