@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from lattice import antiforgery, keys
-from lattice.errors import NotAuthorized, NotLinked
+from lattice.errors import LatticeError, NotAuthorized, NotLinked
 from lattice.invocation import Entity, Invocation
 from lattice.keys import KeyPair, derive
 from lattice.links import LinkDefinition, LinkTable
@@ -340,3 +340,13 @@ def authorise_outbound(
         raise not_linked(actor=actor, contract=contract, link_name=link_name, lattice=lattice)
     authorise_capability(actor=actor, capabilities=capabilities, contract=contract)
     return link
+
+
+def is_unlinked_refusal(error: LatticeError, actor: str) -> bool:
+    """Whether a provider refused a call of ``actor``, before it did anything, because it knows no link of it.
+
+    Source: the texts of the two classic provider libraries, wasmCloud/weld ``rpc-rs/src/provider.rs`` and the provider
+    SDK of the Rust hosts.
+    """
+    text = str(error)
+    return f"unlinked actor: '{actor}'" in text or f"Actor {actor} is not linked to this provider" in text

@@ -35,8 +35,11 @@ from wasmhost.directory import ActorDirectory
 from wasmhost.event_book import EventBook
 from wasmhost.events import EventPublisher
 from wasmhost.guest.engine import Engine, VariantName
+from wasmhost.holding import Holding
 from wasmhost.identity import Identity
 from wasmhost.inventory import HostFacts
+from wasmhost.leftovers import HOST_MARK, end_leftovers
+from wasmhost.linked_calls import LinkedCalls
 from wasmhost.linking import Linking
 from wasmhost.log_book import LogBook
 from wasmhost.metadata import Metadata
@@ -114,6 +117,7 @@ class Host:
         parts.callback(logs.add_tap(book.note))
         state = parts.enter_context(StateFolder.open(config.paths))
         self.identity = identity = Identity.open(config, state)
+        await self._end_leftovers()
 
         control = await self._connect(parts, config.control, "control")
         rpc = await self._connect(parts, config.rpc, "rpc")
@@ -132,8 +136,9 @@ class Host:
         await metadata.open()
 
         parts.callback(lambda: publisher.publish(*self.facts.stopped()))
+        holding = Holding()
         self.providers = providers = ProviderSupervisor(
-            config, identity, metadata, publisher.publish, rpc, images=self._images(config)
+            config, identity, metadata, publisher.publish, rpc, images=self._images(config), holding=holding
         )
         parts.push_async_callback(providers.close)
 
@@ -151,6 +156,7 @@ class Host:
             directory=directory,
             admission=admission,
             local=config.local,
+            linked=LinkedCalls(metadata, holding=holding, repeat_link=providers.repeat_link),
             provider_status=providers.failure_of,
             spies=spies,
             call_events=call_events,
@@ -174,7 +180,9 @@ class Host:
         )
         parts.push_async_callback(self._drain_actors)
 
-        self.linking = linking = Linking(metadata, providers, publisher.publish, grace=config.rpc_timeout)
+        self.linking = linking = Linking(
+            metadata, providers, publisher.publish, holding=holding, grace=config.rpc_timeout
+        )
         parts.push_async_callback(linking.close)
         self.facts = facts = HostFacts(
             config, identity, actors=actors, providers=providers, metadata=metadata, guests=engine.variant
@@ -220,6 +228,12 @@ class Host:
             guests=engine.variant,
             degraded=metadata.degraded,
         )
+
+    async def _end_leftovers(self) -> None:
+        """End what providers of an earlier run of this host, which was killed, have left running."""
+        ended = await asyncio.to_thread(end_leftovers, HOST_MARK, str(self.config.state_dir))
+        if ended:
+            log.warning("host.leftovers_ended", pids=ended)
 
     async def _connect(self, parts: AsyncExitStack, endpoint: NatsEndpoint, purpose: str) -> Connection:
         connection = await connect(

@@ -15,18 +15,23 @@ from typing import Final
 
 import structlog
 
-from lattice import events
+from lattice import bundled, events
 from lattice.errors import LatticeError
 from lattice.links import LinkDefinition, LinkKey
 from wasmhost.health import Condition
+from wasmhost.holding import Holding
+from wasmhost.link_telling import SETTLE
 from wasmhost.metadata import Metadata
-from wasmhost.provider import Publish
 from wasmhost.supervisor import ProviderSupervisor
+from wasmhost.surroundings import Publish
 
 log = structlog.get_logger(__name__)
 
 READY_TIMEOUT: Final = 1.5
 """How long the new provider of a changed link may take, in seconds: control clients wait 2 s for their answer."""
+_STRANGER_TIMEOUT: Final = 0.8
+"""The same for a provider that may not mean to answer: being told anew takes its time, too."""
+_STRANGER_PATIENCE: Final = 0.5
 
 
 class Linking:
@@ -38,12 +43,17 @@ class Linking:
         supervisor: ProviderSupervisor,
         publish_event: Publish,
         *,
+        holding: Holding | None = None,
         grace: float,
     ) -> None:
-        """``grace``: seconds that calls in flight on the old provider of a changed link have to finish."""
+        """``holding``: the calls of this host's actors.
+
+        ``grace``: seconds that calls in flight on the old provider of a changed link have to finish.
+        """
         self._metadata = metadata
         self._supervisor = supervisor
         self._publish = publish_event
+        self._holding = holding or Holding()
         self._grace = grace
         self._turns: dict[LinkKey, _Turn] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -57,13 +67,13 @@ class Linking:
             present = self._metadata.links.resolve(*link.key)
             if present == link:
                 return
-            if present is not None:
-                await self._prepare(link, present)
-            try:
-                await self._metadata.put_link(link)
-            except LatticeError:
-                self._undo(link, present)
-                raise
+            answered = present is None or await self._prepare(link, present)
+            async with contextlib.nullcontext() if answered else self._told_anew(link):
+                try:
+                    await self._metadata.put_link(link)
+                except LatticeError:
+                    self._undo(link, present)
+                    raise
 
     async def delete(self, key: LinkKey) -> None:
         """Remove a link; one that is not there is no error."""
@@ -77,17 +87,21 @@ class Linking:
         if self._leaving:
             await asyncio.wait(self._leaving)
 
-    async def _prepare(self, link: LinkDefinition, present: LinkDefinition) -> None:
-        """Have the provider of ``link`` ready before it replaces ``present``; it has no veto."""
+    async def _prepare(self, link: LinkDefinition, present: LinkDefinition) -> bool:
+        """Have the provider of ``link`` ready before it replaces ``present``; it has no veto.
+
+        False when it knows the link with the values of ``present`` and may never answer: a classic provider, run by a
+        host that is none of ours.
+        """
+        ours = self._supervisor.find(link.provider_id, link.link_name) or bundled.by_key(link.provider_id)
         try:
-            async with asyncio.timeout(READY_TIMEOUT):
+            async with asyncio.timeout(READY_TIMEOUT if ours else _STRANGER_TIMEOUT):
                 status = await self._supervisor.put_link(link)
         except TimeoutError:
             status = None
-        if status is None and link.provider_id == present.provider_id:
-            # A classic provider ignores a put for an actor that it knows, and says nothing either way.
-            self._supervisor.delete_link(present)
-        elif status is None or status.state is not Condition.READY:
+        if status is None and not ours and link.provider_id == present.provider_id:
+            return False
+        if status is None or status.state is not Condition.READY:
             log.warning(
                 "link.replaced_before_ready",
                 actor=link.actor_id,
@@ -96,6 +110,17 @@ class Linking:
                 link_name=link.link_name,
                 reason="no answer" if status is None else f"{status.state}: {status.reason}",
             )
+        return True
+
+    @contextlib.asynccontextmanager
+    async def _told_anew(self, link: LinkDefinition) -> AsyncIterator[None]:
+        """Take a link from a provider that ignores other values for it; storing them tells it the link again."""
+        path = link.actor_id, link.provider_id, link.link_name
+        async with self._holding.held(path, patience=_STRANGER_PATIENCE):
+            self._supervisor.delete_link(link)
+            await asyncio.sleep(SETTLE)
+            yield
+            await asyncio.sleep(SETTLE)
 
     def _undo(self, link: LinkDefinition, present: LinkDefinition | None) -> None:
         """The change could not be stored: what the provider was told of it is taken back."""

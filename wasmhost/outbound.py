@@ -17,7 +17,7 @@ from lattice.chunks import LARGEST
 from lattice.errors import Code, LatticeError, Unreachable
 from lattice.invocation import Entity
 from lattice.keys import Role, is_key
-from lattice.links import LinkTable
+from lattice.links import LinkDefinition, LinkTable
 from lattice.rpc import RpcClient
 from lattice.verify import authorise_capability, not_linked
 from wasmhost import builtin
@@ -26,6 +26,7 @@ from wasmhost.builtin import Builtin
 from wasmhost.call_events import CallEvents
 from wasmhost.directory import ActorDirectory, RunningActor
 from wasmhost.guest.calls import CallContext, HostCall, HostCallHandler
+from wasmhost.linked_calls import LinkedCalls
 from wasmhost.spies import Spies
 
 log = structlog.get_logger()
@@ -74,6 +75,7 @@ class Outbound:
         directory: ActorDirectory,
         admission: Admission,
         local: bool = True,
+        linked: LinkedCalls | None = None,
         provider_status: Callable[[str, str], str] = lambda provider, link_name: "",
         spies: Spies | None = None,
         call_events: CallEvents | None = None,
@@ -81,8 +83,9 @@ class Outbound:
     ) -> None:
         """``local``: calls to an actor in ``directory`` skip the lattice.
 
-        ``provider_status(provider key, link name)`` says what is wrong with a provider of this host, or "";
-        ``call_events`` are told of every call, if given; ``trace``: log every call at debug level.
+        ``linked`` sends calls to providers. ``provider_status(provider key, link name)`` says what is wrong with a
+        provider of this host, or ""; ``call_events`` are told of every call, if given; ``trace``: log every call at
+        debug level.
         """
         self._lattice = lattice
         self._rpc = rpc
@@ -90,6 +93,7 @@ class Outbound:
         self._directory = directory
         self._admission = admission
         self._local = local
+        self._linked = linked or LinkedCalls(view)
         self._provider_status = provider_status
         self._spies = spies or Spies()
         self._call_events = call_events
@@ -126,8 +130,7 @@ class Outbound:
             link = self._view.links.resolve(actor_key, contract, call.binding)
             if link is not None:
                 authorise_capability(actor=actor_key, capabilities=capabilities, contract=contract)
-                target = self._entity(link.provider_id, call.binding, contract)
-                return await self._call_provider(origin, target, call, context, max_reply)
+                return await self._call_provider(link, origin, call, context, max_reply)
             return await self._call_actor(origin, self._find_actor(origin, call), call, context, max_reply)
 
         return handle
@@ -159,14 +162,17 @@ class Outbound:
         )
 
     async def _call_provider(
-        self, origin: Entity, target: Entity, call: HostCall, context: CallContext, max_reply: int
+        self, link: LinkDefinition, origin: Entity, call: HostCall, context: CallContext, max_reply: int
     ) -> bytes:
+        target = self._entity(link.provider_id, link.link_name, link.contract_id)
         allowed = budget(context, self._loop.time())
         if self._trace:
             self._log_call("nats", origin, target, call)
         try:
             with self._told(origin, target, call):
-                return await self._call_remote(origin, target, call, allowed, max_reply)
+                return await self._linked.call(
+                    link, allowed, lambda left: self._call_remote(origin, target, call, left, max_reply)
+                )
         except Unreachable as exc:
             status = self._provider_status(target.public_key, target.link_name)
             reason = f"{status} ({exc})" if status else str(exc)

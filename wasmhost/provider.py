@@ -5,79 +5,52 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import errno
 import json
 import logging
 import signal
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
+from typing import Any, Final
 
 import structlog
 
 from lattice import events, subjects
 from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
 from lattice.links import LinkDefinition
-from lattice.transport import State, Transport
+from lattice.transport import State
 from lattice.wire import pack
+from wasmhost.budget import Budget
 from wasmhost.health import Condition, HealthReply, LinkStatus
+from wasmhost.leftovers import INSTANCE_MARK, end_leftovers
+from wasmhost.link_telling import ClassicLinks, LinkTeller, OwnLinks, publish_removal
 from wasmhost.log_lines import read_log_line
 from wasmhost.process import ChildProcess, describe_exit
 from wasmhost.provider_image import ProviderImage
+from wasmhost.surroundings import Surroundings
 
 log = structlog.get_logger(__name__)
 
 _KEPT_LINES: Final = 50
 _READY_POLL: Final = (0.03, 0.25)
 """First and longest pause between the questions whether a new process is ready, in seconds."""
+_LINES: Final = (100, 1000)
+"""Lines of output that are logged: per second in the long run, and at once."""
+_SILENT: Final = "does not answer health checks"
+_CANNOT_START: Final = {
+    errno.ENOEXEC: "; is it a program for this machine?",
+    errno.EACCES: "; do the file system of the state folder and its permissions let programs run?",
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """Durations of supervision, in seconds. The intervals of health checks are those of classic hosts."""
+class Silence(Enum):
+    """Why a question got no answer."""
 
-    health_interval: float = 30.0
-    trouble_interval: float = 1.0
-    """Between health checks while something is wrong, so that a recovery shows soon."""
-    health_timeout: float = 2.0
-    start_timeout: float = 30.0
-    """Silence after which a new process is reported as failing to start; it may still come."""
-    link_timeout: float = 2.0
-    """How long a provider may take to say that a link is ready or failed."""
-    shutdown_delay: float = 0.3
-    """Between the answer to the shutdown request and SIGTERM."""
-    terminate_grace: float = 2.0
-    """Between SIGTERM and SIGKILL."""
-    backoff: tuple[float, float] = (0.5, 30.0)
-    stable_after: float = 60.0
-    """A process that lived this long starts again with the shortest pause."""
-    hung_after: float = 15.0
-    """Silence of a process, while this host itself is connected, after which it is restarted."""
-
-
-class Publish(Protocol):
-    """Publishes one lattice event; never raises, never waits."""
-
-    def __call__(self, name: str, data: Mapping[str, Any], /) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What every provider of a host shares."""
-
-    transport: Transport
-    lattice: str
-    host_id: str
-    publish: Publish
-    links_of: Callable[[str, str], Sequence[LinkDefinition]]
-    """The current links of a provider key and link name."""
-    host_data: Callable[[SupervisedProvider], bytes]
-    """The line for its standard input, made anew for each start."""
-    environment: Callable[[Path], Mapping[str, str]]
-    folder: Path
-    """Where providers get their private work folders."""
-    timing: Timing = field(default_factory=Timing)
+    ABSENT = auto()
+    """Nobody listens, or there is no connection."""
+    MUTE = auto()
+    """The question was delivered."""
 
 
 class SupervisedProvider:
@@ -107,8 +80,12 @@ class SupervisedProvider:
         self._around = surroundings
         self._timing = surroundings.timing
         self._process: ChildProcess | None = None
+        self._teller: LinkTeller | None = None
+        """How the process is told of links, once it is up: it answered, or a classic one seems not to mean to."""
+        self._ever_up = False
         self._answered = False
-        self._ever_answered = False
+        """This very process has answered a health check."""
+        self._at_start: tuple[LinkDefinition, ...] = ()
         self._killed = False
         self._complaint = ""
         """The last thing that the process said which may explain its end."""
@@ -116,6 +93,7 @@ class SupervisedProvider:
         self._unhealthy_reason = ""
         self._check_now = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
+        self._lines = Budget(per_second=_LINES[0], burst=_LINES[1])
         self._log = log.bind(provider=image.name, provider_id=image.public_key, link_name=link_name)
 
     @property
@@ -128,22 +106,22 @@ class SupervisedProvider:
 
     @property
     def running(self) -> bool:
-        """A process of it has answered and has not ended."""
-        return self._answered and self.pid is not None
+        """A process of it is up."""
+        return self._teller is not None and self.pid is not None
 
     def start(self) -> None:
         self._life = asyncio.create_task(self._live(), name=f"provider {self.image.name} {self.link_name}")
 
     @property
     def failed_to_start(self) -> bool:
-        """No process of it ever answered, and the last one has ended."""
-        return not self._ever_answered and self.condition is Condition.FAILED
+        """No process of it was ever up, and the last one has ended."""
+        return not self._ever_up and self.condition is Condition.FAILED
 
-    async def stop(self, *, quietly: bool = False) -> None:
+    async def stop(self, *, quietly: bool = False, reason: str = "stop") -> None:
         """Ask it to shut down, then make it; publishes ``provider_stopped`` unless ``quietly``."""
         process = self._process
         life, self._life = self._life, None
-        self._answered = False
+        self._teller = None
         if life is not None and process is not None and process.running:
             ending = asyncio.create_task(process.wait())
             await self._request_shutdown()
@@ -155,29 +133,34 @@ class SupervisedProvider:
             life.cancel()
             await asyncio.wait({life})
         if not quietly:
-            self._publish(events.provider_stopped, **self._instance(), reason="stop")
-        self._log.info("provider.stopped")
+            self._publish(events.provider_stopped, **self._instance(), reason=reason)
+        self._log.info("provider.stopped", reason=reason)
 
     async def put_link(self, link: LinkDefinition) -> LinkStatus | None:
         """Tell it of a link and wait, within the link timeout, for how that went.
 
-        None when it did not say: it is not up (it will get the link when it is), or it is a classic provider.
+        None when it did not say, or is not up: it will get the link when it is.
         """
         self.links.setdefault(link.actor_id, LinkStatus(Condition.STARTING))
-        if not self._answered:
+        if self._teller is None:
             return None
-        status = await request_link(self._around.transport, self._around.lattice, link, self._timing.link_timeout)
-        if status is not None and link.actor_id in self.links:  # it may have been deleted meanwhile
-            self.links[link.actor_id] = status
-        elif not self.image.ours and link.actor_id in self.links:
-            self.links[link.actor_id] = LinkStatus(Condition.READY)  # classic: silence is all it ever says
+        status = await self._teller.put(link)
+        self._note_link(link.actor_id, status)
         self._check_now.set()
         return status
 
-    def delete_link(self, actor_id: str) -> None:
-        """Forget a link; the message to the provider itself goes to all providers of that key."""
-        self.links.pop(actor_id, None)
+    async def delete_link(self, link: LinkDefinition) -> None:
+        """Forget a link, and tell all providers of that key."""
+        self.links.pop(link.actor_id, None)
+        if self._teller is not None:
+            await self._teller.delete(link)
+        elif self.image.ours:  # a classic one that is coming up is told of all changes when it is
+            publish_removal(self._around.transport, self._around.lattice, link)
         self._check_now.set()
+
+    def _note_link(self, actor_id: str, status: LinkStatus | None) -> None:
+        if status is not None and actor_id in self.links:  # it may have been deleted meanwhile
+            self.links[actor_id] = status
 
     async def _live(self) -> None:
         """Run the process again and again until cancelled."""
@@ -203,10 +186,10 @@ class SupervisedProvider:
             self.restarts += 1
 
     def _note_death(self, reason: str) -> None:
-        was_up = self._answered
-        self._answered, self._healthy = False, False
+        was_up = self._teller is not None
+        self._teller, self._answered, self._healthy = None, False, False
         # One that has worked, or that somebody killed, is on its way back; one that ended by itself before it ever
-        # answered has yet to show that it can work at all.
+        # was up has yet to show that it can work at all.
         coming_back = was_up or self._killed
         self.condition, self.error = Condition.STARTING if coming_back else Condition.FAILED, reason
         self.links = {actor: LinkStatus(self.condition, reason) for actor in self.links}
@@ -231,30 +214,33 @@ class SupervisedProvider:
                     return
 
     async def _run_once(self) -> str:
-        """Start one process and watch it to its end; why it ended."""
+        """Start one process and watch it to its end; why it ended. Raises LatticeError when it may not be started."""
+        image, around = self.image, self._around
         self.instance_id = str(uuid.uuid4())
         self._answered = self._killed = False
         self._complaint = ""
-        self.links = {
-            link.actor_id: LinkStatus(Condition.STARTING)
-            for link in self._around.links_of(self.image.public_key, self.link_name)
-        }
-        folder = self._around.folder / f"{self.image.public_key}-{self.link_name}"
+        await image.check()
+        folder = around.folder / f"{image.public_key}-{self.link_name}"
+        self._at_start = tuple(around.links_of(image.public_key, self.link_name))
+        self.links = {link.actor_id: LinkStatus(Condition.STARTING) for link in self._at_start}
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             process = await ChildProcess.spawn(
-                self.image.command,
-                environment=self._around.environment(folder),
+                image.command,
+                environment=around.environment(self, folder),
                 folder=folder,
-                first_line=self._around.host_data(self),
+                first_line=around.host_data(self),
                 on_line=self._on_line,
-                dies_with_parent=not self.image.ours,
+                dies_with_parent=not image.ours,
+                confined=not image.ours,
             )
         except OSError as error:
-            return f"cannot start {self.image.command[0]}: {error.strerror or error}"
+            name = image.reference if image.program is not None else image.command[0]
+            hint = _CANNOT_START.get(error.errno or 0, "") if image.program is not None else ""
+            return f"cannot start {name}: {error.strerror or error}{hint}"
         self._process = process
         self._log.info("provider.spawned", pid=process.pid, restarts=self.restarts)
-        watching = asyncio.create_task(self._watch(process), name=f"health of {self.image.name}")
+        watching = asyncio.create_task(self._watch(process), name=f"health of {image.name}")
         try:
             code = await process.wait()
             self._killed = code in (-signal.SIGKILL, -signal.SIGTERM)
@@ -263,82 +249,114 @@ class SupervisedProvider:
         finally:
             watching.cancel()
             await process.kill()  # of its group, whatever is left
+            if not image.ours:
+                await self._end_leftovers()
             await asyncio.wait({watching})
 
+    async def _end_leftovers(self) -> None:
+        ended = await asyncio.to_thread(end_leftovers, INSTANCE_MARK, self.instance_id)
+        if ended:
+            self._log.warning("provider.left_processes", pids=ended, hint="they had outlived it and were killed")
+
     async def _watch(self, process: ChildProcess) -> None:
-        """Wait until the process answers, then ask for its health again and again. Cancelled when it ends."""
+        """Wait until the process is up, then ask for its health again and again. Cancelled when it ends."""
         try:
-            await self._wait_ready()
-            loop = asyncio.get_running_loop()
+            await self._come_up(await self._first_answer())
+            timing, loop = self._timing, asyncio.get_running_loop()
             heard = loop.time()
+            patience = timing.hung_after if self.image.ours else timing.classic_hung_after
             while True:
                 if await self._check_health() or self._around.transport.state is not State.CONNECTED:
                     heard = loop.time()
-                elif loop.time() - heard > self._timing.hung_after:
+                elif self._answered and loop.time() - heard > patience:
                     self._log.warning("provider.hung", silent_s=round(loop.time() - heard, 1))
                     await process.kill()
                     return
                 calm = self._healthy and all(link.state is Condition.READY for link in self.links.values())
-                await self._pause(self._timing.health_interval if calm else self._timing.trouble_interval)
+                await self._pause(timing.health_interval if calm or not self._answered else timing.trouble_interval)
         except asyncio.CancelledError:
             raise
         except Exception:
             self._log.exception("provider.watch_failed")
             await process.kill()  # supervision without eyes is none; the restart begins anew
 
-    async def _wait_ready(self) -> None:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timing.start_timeout
+    async def _first_answer(self) -> HealthReply | None:
+        """Ask until the process answers; None when a classic one seems not to mean to."""
+        loop, timing = asyncio.get_running_loop(), self._timing
+        begun = loop.time()
         reported = False
         pause, longest = _READY_POLL
-        while not await self._ask_health():
-            if not reported and loop.time() > deadline:
+        while True:
+            answer = await self._ask_health()
+            if isinstance(answer, HealthReply):
+                return answer
+            age = loop.time() - begun
+            connected = self._around.transport.state is State.CONNECTED
+            if not self.image.ours and connected and (answer is Silence.MUTE or age > timing.classic_start):
+                return None
+            if not reported and age > timing.start_timeout:
                 reported = True
                 self.condition = Condition.DEGRADED
-                self.error = f"no answer to health checks for {self._timing.start_timeout:g} s after its start"
+                self.error = f"no answer to health checks for {timing.start_timeout:g} s after its start"
                 self._publish_start_failure(self.error)
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, longest)
-        self._answered = self._ever_answered = True
-        self.condition, self.error = Condition.READY, ""
+
+    async def _come_up(self, answer: HealthReply | None) -> None:
+        around = self._around
+        if self.image.ours or (answer is not None and answer.links is not None):
+            self._teller = OwnLinks(
+                around.transport, around.lattice, known=self._at_start, timeout=self._timing.link_timeout
+            )
+        else:
+            self._teller = ClassicLinks(around.transport, around.lattice, known=self._at_start, holding=around.holding)
+        self._ever_up, self._answered = True, answer is not None
+        self.condition, self.error = (Condition.READY, "") if self._answered else (Condition.DEGRADED, _SILENT)
         self._publish(
             events.provider_started,
             **self._instance(),
             image_ref=self.image.reference,
             claims=self.image.claims.event_document(),
         )
-        self._log.info("provider.ready")
-        # A provider hears of links only once it is subscribed: what was put since its host data were written is sent
-        # again, and what it already knows it ignores.
-        links = self._around.links_of(self.image.public_key, self.link_name)
-        await asyncio.gather(*(self.put_link(link) for link in links))
+        self._log.info("provider.ready", answers=self._answered)
+        await self._catch_up()
 
-    async def _ask_health(self) -> HealthReply | None:
-        """One question; None when this very process did not answer."""
+    async def _catch_up(self) -> None:
+        """It hears of links only once it is subscribed: what changed since its host data were written is told now."""
+        assert self._teller is not None
+        links = self._around.links_of(self.image.public_key, self.link_name)
+        for actor_id, status in (await self._teller.catch_up(links)).items():
+            self._note_link(actor_id, status)
+
+    async def _ask_health(self) -> HealthReply | Silence:
+        """One question, and what this very process said."""
         subject = subjects.health(self._around.lattice, self.image.public_key, self.link_name)
         # Every process of this provider in the lattice hears the question; ours keep silent when not meant.
-        question = pack({"placeholder": True, "instance_id": self.instance_id})
+        question = {"placeholder": True, "instance_id": self.instance_id} if self.image.ours else {"placeholder": True}
         try:
-            reply = await self._around.transport.request(subject, question, timeout=self._timing.health_timeout)
+            reply = await self._around.transport.request(subject, pack(question), timeout=self._timing.health_timeout)
             health = HealthReply.decode(reply.payload)
-        except Unreachable:
-            return None
+        except Unreachable as error:
+            return Silence.MUTE if error.code is Code.TIMED_OUT else Silence.ABSENT
         except MalformedMessage as error:
             self._log.warning("provider.health_malformed", error=str(error))
             return HealthReply(healthy=True)  # a classic host, too, counts any answer as a sign of life
         if health.instance_id and health.instance_id != self.instance_id:
-            return None
+            return Silence.ABSENT
         return health
 
     async def _check_health(self) -> bool:
         """Ask, note the answer, publish what changed; False when there was no answer."""
         health = await self._ask_health()
-        if health is None:
+        if isinstance(health, Silence):
             connected = self._around.transport.state is State.CONNECTED
             self.condition = Condition.DEGRADED
-            self.error = "does not answer health checks" if connected else "the host has no connection to NATS"
+            self.error = _SILENT if connected else "the host has no connection to NATS"
             self._publish_health(self.error)
             return False
+        if not self._answered:
+            self._answered = True
+            await self._catch_up()  # perhaps it was not as silent as it was slow, and heard nothing so far
         if health.links is not None:
             known = {link.actor_id for link in self._around.links_of(self.image.public_key, self.link_name)}
             self.links = {actor: health.links.get(actor, LinkStatus(Condition.STARTING)) for actor in known}
@@ -360,6 +378,8 @@ class SupervisedProvider:
             if was_healthy or failure != self._unhealthy_reason:
                 self._publish(events.health_check_failed, error=failure)
                 self._log.warning("provider.unhealthy", reason=failure)
+            elif not self._answered:
+                self._publish(events.health_check_status)  # of one that never answers: managers wait for it
         elif not was_healthy:
             self._publish(events.health_check_passed)
         else:
@@ -410,17 +430,8 @@ class SupervisedProvider:
         self.last_lines.append(said)
         if level >= logging.WARNING or text is line:
             self._complaint = said
+        if not self._lines.take():
+            return
+        if missed := self._lines.refused():
+            self._log.warning("provider.log_dropped", lines=missed, reason=f"more than {_LINES[0]} per second")
         self._log.log(level, "provider.log", text=text, **fields)
-
-
-async def request_link(transport: Transport, lattice: str, link: LinkDefinition, timeout: float) -> LinkStatus | None:
-    """Send a link to its provider, wherever that runs; None when nobody said how it went within ``timeout``."""
-    subject = subjects.linkdef_put(lattice, link.provider_id, link.link_name)
-    try:
-        reply = await transport.request(subject, link.encode(), timeout=timeout)
-        return LinkStatus.decode(reply.payload)
-    except Unreachable:
-        return None
-    except MalformedMessage as error:
-        log.warning("link.answer_malformed", provider=link.provider_id, error=str(error))
-        return None

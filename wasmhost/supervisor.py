@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Coroutine, Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -20,16 +22,21 @@ from lattice.links import LinkDefinition
 from lattice.transport import Transport
 from wasmhost.config import HostConfig
 from wasmhost.health import LinkStatus
+from wasmhost.holding import Holding
 from wasmhost.identity import Identity
+from wasmhost.leftovers import with_marks
+from wasmhost.link_telling import SETTLE, publish_removal, request_link
 from wasmhost.metadata import Metadata
 from wasmhost.process import child_environment
-from wasmhost.provider import Publish, SupervisedProvider, Surroundings, Timing, request_link
+from wasmhost.provider import SupervisedProvider
 from wasmhost.provider_image import ProviderImages
+from wasmhost.surroundings import Publish, Surroundings, Timing
 
 log = structlog.get_logger(__name__)
 
 ALREADY_RUNNING: Final = "Provider with that link name is already running on this host"
 NOT_RUNNING_UNDER_LINK: Final = "provider with that link name is not running"
+_LONGEST_TIMER: Final = 86_400.0
 
 
 class ProviderSupervisor:
@@ -44,8 +51,10 @@ class ProviderSupervisor:
         transport: Transport,
         *,
         images: ProviderImages | None = None,
+        holding: Holding | None = None,
         timing: Timing | None = None,
     ) -> None:
+        """``holding``: the calls of this host's actors to providers."""
         self._config = config
         self._identity = identity
         self._metadata = metadata
@@ -61,8 +70,9 @@ class ProviderSupervisor:
             publish=publish_event,
             links_of=self._links_of,
             host_data=self._host_data,
-            environment=lambda folder: child_environment(os.environ, home=folder),
+            environment=self._environment,
             folder=config.state_dir / "providers",
+            holding=holding or Holding(),
             timing=timing or Timing(shutdown_delay=config.provider_shutdown_delay),
         )
 
@@ -176,24 +186,43 @@ class ProviderSupervisor:
         """Tell a link's provider, without waiting here."""
         self._spawn(self.put_link(link))
 
+    def repeat_link(self, link: LinkDefinition) -> None:
+        """Tell a link's provider once more, of which it says that it does not know it; without waiting here."""
+        self._spawn(request_link(self._transport, self._config.lattice, link, SETTLE))
+
     def delete_link(self, link: LinkDefinition) -> None:
-        """Tell all providers of that key and link name that the link is gone."""
+        """Tell all providers of that key and link name that the link is gone, without waiting here."""
         provider = self._providers.get((link.provider_id, link.link_name))
         if provider is not None:
-            provider.delete_link(link.actor_id)
-        subject = subjects.linkdef_del(self._config.lattice, link.provider_id, link.link_name)
-        try:
-            self._transport.publish(subject, link.encode())
-        except LatticeError as error:
-            log.warning("link.delete_not_sent", provider=link.provider_id, actor=link.actor_id, reason=str(error))
+            self._spawn(provider.delete_link(link))
+        else:
+            publish_removal(self._transport, self._config.lattice, link)
 
     async def _begin(self, provider: SupervisedProvider, replaced: SupervisedProvider | None) -> None:
         if replaced is not None:
             await replaced.stop(quietly=True)
         if self._providers.get(provider.key) is provider:  # it may have been stopped meanwhile
             provider.start()
+            self._watch_expiry(provider)
             await self._metadata.put_claims(provider.image.claims.as_metadata())
             await self._metadata.put_reference(provider.image.reference, provider.image.public_key)
+
+    def _watch_expiry(self, provider: SupervisedProvider) -> None:
+        """Stop a provider when its claims expire; timers of a day at most, as the wall clock may be set."""
+        expires = provider.image.claims.expires
+        if expires is None or self._providers.get(provider.key) is not provider:
+            return
+        left = expires - time.time()
+        if left >= 0:
+            asyncio.get_running_loop().call_later(min(left + 1, _LONGEST_TIMER), self._watch_expiry, provider)
+            return
+        log.warning("provider.expired", provider=provider.image.name, provider_id=provider.image.public_key)
+        del self._providers[provider.key]
+        self._spawn(provider.stop(reason="its claims have expired"))
+
+    def _environment(self, provider: SupervisedProvider, folder: Path) -> dict[str, str]:
+        allowed = child_environment(os.environ, home=folder, ours=provider.image.ours)
+        return with_marks(allowed, host=self._config.state_dir, instance=provider.instance_id)
 
     def _links_of(self, provider_id: str, link_name: str) -> list[LinkDefinition]:
         return self._metadata.links.for_provider(provider_id, link_name)  # of the snapshot of this moment
@@ -226,9 +255,14 @@ class ProviderSupervisor:
             config_json=provider.configuration or None,
             default_rpc_timeout_ms=round(config.rpc_timeout * 1000),
             structured_logging=True,
-            log_level="warn" if config.log_level == "warning" else config.log_level,
+            log_level=self._log_level(provider),
             exit_on_stdin_close=provider.image.ours,
         ).encode()
+
+    def _log_level(self, provider: SupervisedProvider) -> str | None:
+        if not provider.image.ours and os.environ.get("RUST_LOG"):
+            return None  # classic libraries read the variable only where no level is given
+        return "warn" if self._config.log_level == "warning" else self._config.log_level
 
     def _spawn(self, work: Coroutine[object, object, object]) -> None:
         task = asyncio.create_task(work)

@@ -17,25 +17,18 @@ from lattice.antiforgery import Signer
 from lattice.claims import ProviderClaims
 from lattice.connection import Connection
 from lattice.errors import LatticeError, Unreachable
-from lattice.inventory import ProviderDescription
 from lattice.invocation import Entity
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.rpc import RpcClient
 from lattice.store import open_bucket
 from tests.support.nats import free_port
-from tests.wasmhost.control.waiting import EventLog, alive, until
+from tests.wasmhost.control.room import Room, opened
+from tests.wasmhost.control.waiting import alive, until
 from wasmhost.config import HostConfig
-from wasmhost.events import EventPublisher
 from wasmhost.health import Condition
-from wasmhost.identity import Identity
-from wasmhost.linking import Linking
 from wasmhost.log_lines import read_log_line
-from wasmhost.metadata import Metadata
-from wasmhost.provider import Timing
 from wasmhost.provider_image import ProviderImage, ProviderImages
-from wasmhost.state import StateFolder
-from wasmhost.supervisor import ProviderSupervisor
 
 HTTP = bundled.find("bundled:httpserver")
 STORE = bundled.find("bundled:keyvalue")
@@ -78,44 +71,10 @@ class TestImages(ProviderImages):
         return IMAGES.get(reference) or super().known(reference)
 
 
-class Room:
-    """The control plane of a host without its actors."""
-
-    def __init__(self, supervisor: ProviderSupervisor, metadata: Metadata, linking: Linking, events: EventLog) -> None:
-        self.supervisor = supervisor
-        self.metadata = metadata
-        self.linking = linking
-        self.events = events
-
-    def described(self, provider_id: str) -> ProviderDescription:
-        (found,) = [provider for provider in self.supervisor.descriptions() if provider.id == provider_id]
-        return found
-
-    async def started(self, reference: str, **options: str) -> ProviderDescription:
-        provider = await self.supervisor.start(reference, **options)
-        await self.events.wait("provider_started", public_key=provider.image.public_key)
-        return self.described(provider.image.public_key)
-
-
 @pytest.fixture
-async def room(config: HostConfig, client: Connection, lattice: str) -> AsyncIterator[Room]:
-    with StateFolder.open(config.paths) as state:
-        identity = Identity.open(config, state)
-        events = await EventLog.open(client, lattice)
-        metadata = Metadata(client, lattice, host_id=identity.host_id)
-        await metadata.open()
-        publisher = EventPublisher(client, lattice, identity.host_id)
-        timing = Timing(
-            trouble_interval=0.2, health_interval=1.0, backoff=(0.1, 1.0), start_timeout=2.0, hung_after=3.0
-        )
-        supervisor = ProviderSupervisor(
-            config, identity, metadata, publisher.publish, client, images=TestImages(config), timing=timing
-        )
-        linking = Linking(metadata, supervisor, publisher.publish, grace=1.0)
-        yield Room(supervisor, metadata, linking, events)
-        await linking.close()
-        await supervisor.close()
-        await metadata.close()
+async def room(config: HostConfig, client: Connection) -> AsyncIterator[Room]:
+    async with opened(config, client, images=TestImages(config)) as room:
+        yield room
 
 
 def http_link(port: int, provider: str = HTTP.public_key) -> LinkDefinition:
