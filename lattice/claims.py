@@ -342,22 +342,58 @@ def sign_actor(
     The file is written with shortest-form section lengths, so that tools which re-encode it agree on the hash. Raises
     BadClaims for what is no WebAssembly file or an alias that cannot be one.
     """
+    with _malformed_as_bad_claims():
+        stripped = wasmfile.reencode(data)
+    token = actor_token(
+        account=account,
+        module=module,
+        name=name,
+        module_hash=wasmfile.module_hashes(stripped)[0],
+        capabilities=capabilities,
+        tags=tags,
+        revision=revision,
+        version=version,
+        call_alias=call_alias,
+        expires=expires,
+        not_before=not_before,
+        issued_at=issued_at,
+    )
+    return wasmfile.append_token(stripped, token)
+
+
+def actor_token(
+    *,
+    account: KeyPair,
+    module: KeyPair,
+    name: str,
+    module_hash: str = "",
+    capabilities: Sequence[str] = (),
+    tags: Sequence[str] = (),
+    revision: int = 0,
+    version: str = "",
+    call_alias: str | None = None,
+    expires: int | None = None,
+    not_before: int | None = None,
+    issued_at: int | None = None,
+) -> str:
+    """The token of an actor, without a file. Times are seconds since the epoch.
+
+    ``module_hash`` is the upper-case hex SHA-256 that :func:`lattice.wasmfile.module_hashes` gives; without it the
+    token stands for no code. Raises BadClaims for an alias that cannot be one.
+    """
     _require(account, Role.ACCOUNT)
     _require(module, Role.MODULE)
     if call_alias is not None and (_ALIAS.fullmatch(call_alias) is None or role_of(call_alias.upper()) is not None):
         raise BadClaims(
             Problem.MALFORMED, f"call alias {call_alias[:80]!r} is not made of lower-case letters, digits, '_' and '/'"
         )
-    with _malformed_as_bad_claims():
-        stripped = wasmfile.reencode(data)
-    digest = wasmfile.module_hashes(stripped)[0]
-    wascap: dict[str, Any] = {"name": name, "hash": digest, "tags": list(tags), "caps": list(capabilities)}
+    wascap: dict[str, Any] = {"name": name, "hash": module_hash, "tags": list(tags), "caps": list(capabilities)}
     wascap |= _release(revision, version)
     if call_alias is not None:
         wascap["call_alias"] = call_alias
     wascap["prov"] = False
     body = _body(account, module.public, wascap, expires=expires, not_before=not_before, issued_at=issued_at)
-    return wasmfile.append_token(stripped, jwt.encode(body, account))
+    return jwt.encode(body, account)
 
 
 def sign_provider(

@@ -1,21 +1,24 @@
-"""Claims: ``claims inspect``, ``claims sign``, ``get claims``."""
+"""Claims: ``claims sign``, ``get claims``; what the commands on signed files share."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lattice import claims as lattice_claims
-from lattice.claims import ActorClaims, ClaimsRefused
+from lattice.claims import ActorClaims, ClaimsRefused, ProviderClaims
 from lattice.errors import LatticeError
 from lattice.keys import KeyPair, Role
 from wasmhost.cli.app import App, lattice_options, output_option, pass_app, state_option
-from wasmhost.cli.output import Column, Row, duration
+from wasmhost.cli.output import Column, Row
 from wasmhost.cli.problems import Problem, invalid
 from wasmhost.cli.watching import watch_option
 
@@ -32,17 +35,25 @@ SHORT_CONTRACTS = {
 }
 
 
-def read_file(path: Path) -> bytes:
-    """The file's bytes. Raises Problem."""
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """The file, open for reading. Raises Problem."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except IsADirectoryError:
         raise invalid(f"{path} is a folder, not a WebAssembly file", "name the file in it") from None
     except FileNotFoundError:
         raise invalid(f"there is no file {path}", "check the path") from None
 
 
-def _day(seconds: int | None) -> str | None:
+def read_file(path: Path) -> bytes:
+    """The file's bytes. Raises Problem."""
+    with opened(path) as file:
+        return file.read()
+
+
+def day(seconds: int | None) -> str | None:
     """A time of the claims as RFC 3339, None for none."""
     if seconds is None:
         return None
@@ -65,15 +76,15 @@ def claims_document(claims: ActorClaims, now: float) -> dict[str, Any]:
         "capabilities": sorted(claims.capabilities),
         "tags": list(claims.tags),
         "module_hash": claims.hash,
-        "issued_at": _day(claims.issued_at),
-        "expires": _day(claims.expires),
-        "not_before": _day(claims.not_before),
+        "issued_at": day(claims.issued_at),
+        "expires": day(claims.expires),
+        "not_before": day(claims.not_before),
         "valid_now": problem is None,
         "problem": problem,
     }
 
 
-def time_problem(claims: ActorClaims, now: float) -> str | None:
+def time_problem(claims: ActorClaims | ProviderClaims, now: float) -> str | None:
     """``expired`` or ``not_yet_valid``; None when the claims may be used now."""
     try:
         lattice_claims.check_times(claims, now)
@@ -82,51 +93,7 @@ def time_problem(claims: ActorClaims, now: float) -> str | None:
     return None
 
 
-def _validity(claims: ActorClaims, now: float) -> str:
-    """When the claims may be used, for people."""
-    if claims.expires is not None and claims.expires < now:
-        return f"expired {duration(now - claims.expires)} ago"
-    parts = []
-    if claims.not_before is not None and claims.not_before > now:
-        parts.append(f"in {duration(claims.not_before - now)}")
-    parts.append(f"expires in {duration(claims.expires - now)}" if claims.expires is not None else "never expires")
-    return ", ".join(parts)
-
-
-@click.command(short_help="show who signed an actor and what it may use")
-@click.argument("file", type=click.Path(path_type=Path))
-@output_option
-@pass_app
-def inspect(app: App, file: Path) -> None:
-    """Show the claims of the actor FILE, after checking signature and hash."""
-    data = read_file(file)
-    try:
-        claims = lattice_claims.read_actor(data)
-    except LatticeError as error:
-        raise _named(error, file) from error
-    now = time.time()
-    if app.output.json:
-        app.output.document({"file": str(file.absolute()), **claims_document(claims, now)})
-        return
-    app.output.facts(
-        [
-            ("actor", claims.subject),
-            ("account", claims.issuer),
-            ("name", claims.name),
-            ("version", claims.version),
-            ("revision", str(claims.revision)),
-            ("alias", claims.call_alias or ""),
-            ("tags", ", ".join(claims.tags)),
-            ("valid", _validity(claims, now)),
-            ("size", f"{len(data)} bytes"),
-        ]
-    )
-    app.output.text("may use" + ("" if claims.capabilities else "  nothing"))
-    for contract in sorted(claims.capabilities):
-        app.output.text(f"  {contract}")
-
-
-def _named(error: LatticeError, file: Path) -> LatticeError:
+def named(error: LatticeError, file: Path) -> LatticeError:
     """Put the file in front of the sentence: claims do not know where they came from."""
     error.args = (f"{file}: {error}",)
     return error
@@ -168,8 +135,8 @@ def read_seed(text: str, role: Role) -> KeyPair:
 @click.option("-r", "--rev", "revision", type=click.IntRange(0, 2**31 - 1), default=0, help="Counts up with releases.")
 @click.option("-v", "--ver", "version", default="", help="Version for people, such as 1.2.0.")
 @click.option("-a", "--call-alias", help="Name by which other actors call it: a-z, 0-9, _ and /.")
-@click.option("--expires", type=click.FloatRange(min=0, min_open=True), metavar="DAYS", help="Valid that long.")
-@click.option("--not-before", type=click.FloatRange(min=0), metavar="DAYS", help="Valid only that long from now.")
+@click.option("-x", "--expires", type=click.FloatRange(min=0, min_open=True), metavar="DAYS", help="Valid that long.")
+@click.option("-b", "--not-before", type=click.FloatRange(min=0), metavar="DAYS", help="Valid only that long from now.")
 @click.option("--issuer", metavar="SEED", help="Account seed or its file (default: your development account).")
 @click.option("--subject", metavar="SEED", help="Actor seed or its file (default: kept per file path).")
 @click.option("-d", "--destination", type=click.Path(path_type=Path), help="Signed file (default: NAME_s.wasm).")
@@ -214,7 +181,7 @@ def sign(
             issued_at=now,
         )
     except LatticeError as error:
-        raise _named(error, file) from error
+        raise named(error, file) from error
     _replace(target, signed)
     claims = lattice_claims.read_actor(signed)
     if app.output.json:

@@ -46,7 +46,7 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in self._members and not args[0].startswith("-"):
+        if args[0] not in self._members and not args[0].startswith("-") and not ctx.resilient_parsing:
             close = difflib.get_close_matches(args[0], self._members, n=1)
             meant = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(self._members)}"
             ctx.fail(f"no command '{args[0]}': {meant}")
@@ -104,9 +104,22 @@ cli = Group(
         "claims": Group(
             "claims",
             "Read and write the signed claims of an actor file.",
-            {"inspect": f"{_CLI}.claims:inspect", "sign": f"{_CLI}.claims:sign"},
+            {
+                "inspect": f"{_CLI}.inspection:inspect",
+                "sign": f"{_CLI}.claims:sign",
+                "token": Group(
+                    "token",
+                    "Print a signed token without the file that it is for.",
+                    {"actor": f"{_CLI}.tokens:actor", "provider": f"{_CLI}.tokens:provider"},
+                ),
+            },
         ),
-        "keys": Group("keys", "Make keys.", {"gen": f"{_CLI}.keys:gen"}),
+        "inspect": f"{_CLI}.inspection:inspect",
+        "keys": Group(
+            "keys",
+            "Make and show keys.",
+            {"gen": f"{_CLI}.keys:gen", "list": f"{_CLI}.keys:list_keys", "get": f"{_CLI}.keys:get"},
+        ),
         "events": f"{_CLI}.events:events",
         "logs": f"{_CLI}.logs:logs",
         "spy": f"{_CLI}.spy:spy",
@@ -120,6 +133,7 @@ cli = Group(
                 "default": f"{_CLI}.contexts:default",
             },
         ),
+        "completions": f"{_CLI}.completions:completions",
     },
 )
 output_option(cli)

@@ -28,7 +28,9 @@ class Candidate:
         return f"{self.key[:12]}… ({label})" if label else self.key[:12] + "…"
 
 
-def resolve(text: str, candidates: Sequence[Candidate], *, what: str, look: str) -> Candidate:
+def resolve(
+    text: str, candidates: Sequence[Candidate], *, what: str, look: str, where: str = "in this lattice"
+) -> Candidate:
     """The one candidate meant by ``text``.
 
     Tried in this order, the first that matches anything decides: whole key; image reference, name or alias as it
@@ -44,7 +46,7 @@ def resolve(text: str, candidates: Sequence[Candidate], *, what: str, look: str)
             return found[0]
         if found:
             raise _ambiguous(wanted, found, what)
-    raise _unknown(wanted, candidates, what, look)
+    raise _unknown(wanted, candidates, f"no {what} '{wanted}' {where}", look)
 
 
 def _by_key(candidate: Candidate, text: str) -> bool:
@@ -97,8 +99,8 @@ def _ambiguous(text: str, found: Sequence[Candidate], what: str) -> Problem:
     return invalid(f"'{text}' names {len(found)} {what}s: {listed}{more}", "type more of the key")
 
 
-def _unknown(text: str, candidates: Sequence[Candidate], what: str, look: str) -> Problem:
+def _unknown(text: str, candidates: Sequence[Candidate], message: str, look: str) -> Problem:
     spellings = {s for c in candidates for s in (c.name, c.alias, *c.references) if s}
     close = difflib.get_close_matches(text, sorted(spellings), n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    return not_found(f"no {what} '{text}' in this lattice", f"{hint}`{look}` lists what is there")
+    return not_found(message, f"{hint}`{look}` lists what is there")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 from lattice.keys import KeyPair, Role
-from wasmhost.cli.app import App, output_option, pass_app
+from wasmhost.cli import identify
+from wasmhost.cli.app import App, name_option, output_option, pass_app, state_option
+from wasmhost.cli.identify import Candidate
+from wasmhost.cli.output import Column, Row
+from wasmhost.cli.problems import Problem
+from wasmhost.key_files import KeyFile, in_folder, key_files
 
 ROLES = {
     "account": Role.ACCOUNT,
@@ -54,6 +60,93 @@ def gen(app: App, kind: str, out: Path | None) -> None:
     )
     if out is None:
         app.output.say("Keep the seed secret; it cannot be recovered from the public key.")
+
+
+def _found(app: App, directory: Path | None) -> list[KeyFile]:
+    return in_folder(directory) if directory is not None else key_files(app.paths)
+
+
+def key_document(file: KeyFile) -> dict[str, Any]:
+    """One key file as ``-o json`` shows it; without the seed."""
+    return {
+        "name": file.name,
+        "kind": file.role.name.lower() if file.role else None,
+        "public_key": file.public or None,
+        "file": str(file.path),
+        "mode": f"{file.mode:04o}",
+        "problem": _problem(file) or None,
+    }
+
+
+def _problem(file: KeyFile) -> str:
+    if file.unreadable:
+        return f"{file.path}: {file.unreadable}"
+    return f"others may read it (mode {file.mode:04o}): chmod 600 {file.path}" if file.exposed else ""
+
+
+_directory_option = click.option(
+    "--directory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Look for *.nk files there (default: your state folder).",
+)
+
+
+@click.command("list", short_help="your keys")
+@_directory_option
+@name_option
+@state_option
+@output_option
+@pass_app
+def list_keys(app: App, directory: Path | None) -> None:
+    """Show your keys: whose they are, never the seeds."""
+    found = _found(app, directory)
+    if app.output.json:
+        app.output.document({"keys": [key_document(file) for file in found]})
+        return
+    if not found:
+        app.output.say(f"There are no keys in {directory or app.paths.shared}; they are made when they are needed.")
+        return
+    app.output.table(
+        [Column("NAME", 12), Column("KIND"), Column("PUBLIC KEY", 13, early=True)],
+        [
+            Row(
+                [file.name, file.role.name.lower() if file.role else "?", file.public],
+                notes=[problem] if (problem := _problem(file)) else [],
+            )
+            for file in found
+        ],
+    )
+
+
+@click.command(short_help="print one of your keys")
+@click.argument("key")
+@click.option("--seed", is_flag=True, help="Print the seed, the secret half, instead of the public key.")
+@_directory_option
+@name_option
+@state_option
+@output_option
+@pass_app
+def get(app: App, key: str, seed: bool, directory: Path | None) -> None:
+    """Print the public key of KEY: a name from `wasmhost keys list` or the beginning of a public key.
+
+    \b
+    wasmhost host --trust "$(wasmhost keys get account)"
+    """
+    found = _found(app, directory)
+    usable = {file.public: file for file in found if file.public}
+    broken = [file for file in found if file.unreadable and file.name == key]
+    if broken:
+        raise Problem(_problem(broken[0]), hint="restore it from a copy, or delete it to have a new one made")
+    candidates = [
+        Candidate(key=file.public, name=file.name, references=frozenset({str(file.path)})) for file in usable.values()
+    ]
+    meant = usable[identify.resolve(key, candidates, what="key", look="wasmhost keys list", where="among yours").key]
+    secret = {"seed": KeyPair.from_seed(meant.path.read_text().strip()).seed} if seed else {}
+    if app.output.json:
+        app.output.document(key_document(meant) | secret)
+    else:
+        app.output.text(secret["seed"] if seed else meant.public)
 
 
 def _write_new(path: Path, seed: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from lattice import claims, wasmfile
 from lattice.errors import Code, GuestError, LatticeError, Unreachable
 from lattice.keys import KeyPair, Role
+from tests.support import archives
 from wasmhost.cli import exit_codes, problems
 from wasmhost.cli.entry import run
 from wasmhost.cli.exit_codes import ExitCode
@@ -164,3 +166,129 @@ def test_a_bug_is_no_known_error() -> None:
 def test_every_reason_on_the_wire_has_an_exit_code(code: Code) -> None:
     assert exit_codes.for_code(code) is not ExitCode.DONE
     assert exit_codes.for_code("from another planet") is ExitCode.FAILED
+
+
+# -- keys
+
+
+def test_keys_are_listed_without_their_seeds_and_printed_on_request(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "made when they are needed" in ended(capsys, "keys", "list")[2]
+    bare = home / "mine.wasm"
+    bare.write_bytes(wasmfile.strip(ECHO.read_bytes()))
+    document(capsys, "claims", "sign", str(bare))
+    code, out, _ = ended(capsys, "keys", "list")
+    assert code == 0
+    assert [line.split()[1] for line in out.splitlines()[1:]] == ["account", "module"]
+    assert max(map(len, out.splitlines())) <= 80
+    account = next(key for key in document(capsys, "keys", "list")["keys"] if key["name"] == "account")
+    assert (account["mode"], account["problem"]) == ("0600", None)
+    seed = Path(account["file"]).read_text()
+    for name in ("account", "acc", account["public_key"], account["public_key"][:6], account["file"]):
+        assert ended(capsys, "keys", "get", name) == (0, account["public_key"] + "\n", "")
+    assert ended(capsys, "keys", "get", "account", "--seed")[1].strip() == seed
+    assert document(capsys, "keys", "get", "account", "--seed")["seed"] == seed
+    assert "seed" not in document(capsys, "keys", "get", "account")
+    code, _, err = ended(capsys, "keys", "get", "cluster")
+    assert (code, "no key 'cluster' among yours" in err) == (3, True)
+
+
+def test_what_is_wrong_with_a_key_file_is_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = home / "elsewhere"
+    folder.mkdir()
+    key = KeyPair.generate(Role.USER)
+    (folder / "open.nk").write_text(key.seed)
+    (folder / "open.nk").chmod(0o644)
+    (folder / "broken.nk").write_text("SUNOTHING")
+    keys = {key["name"]: key for key in document(capsys, "keys", "list", "--directory", str(folder))["keys"]}
+    assert keys["open"]["public_key"] == key.public
+    assert f"chmod 600 {folder / 'open.nk'}" in keys["open"]["problem"]
+    assert keys["broken"]["kind"] is None
+    assert stat.S_IMODE((folder / "open.nk").stat().st_mode) == 0o644, "looking changes nothing"
+    code, _, err = ended(capsys, "keys", "get", "broken", "--directory", str(folder))
+    assert (code, "broken.nk" in err) == (1, True)
+
+
+# -- tokens
+
+
+def test_the_token_of_an_actor_says_what_the_flags_say(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = home / "mine.wasm"
+    bare.write_bytes(wasmfile.strip(ECHO.read_bytes()))
+    flags = ["--name", "Mine", "-c", "keyvalue", "-t", "demo", "-r", "7", "-v", "1.2.0", "-a", "acme/mine"]
+    made = document(capsys, "claims", "token", "actor", *flags, "--file", str(bare))
+    read = claims.read_actor_token(made["token"])
+    assert (read.name, read.capabilities, read.tags, read.revision) == ("Mine", ("wasmcloud:keyvalue",), ("demo",), 7)
+    assert (read.version, read.call_alias) == ("1.2.0", "acme/mine")
+    signed = wasmfile.append_token(bare.read_bytes(), made["token"])
+    assert claims.read_actor(signed).subject == document(capsys, "claims", "sign", str(bare))["actor_id"]
+
+
+def test_expiry_and_beginning_are_not_swapped(capsys: pytest.CaptureFixture[str]) -> None:
+    seed = KeyPair.generate(Role.SERVICE).seed
+    made = document(
+        capsys, "claims", "token", "provider", "--name", "P", "--capid", "acme:x", "-s", seed, "-x", "5", "-b", "1"
+    )
+    read = claims.read_provider_token(made["token"])
+    assert read.expires is not None and read.not_before is not None
+    assert read.expires - read.issued_at == 5 * 86_400
+    assert read.not_before - read.issued_at == 86_400
+    assert (made["valid_now"], made["problem"]) == (False, "not_yet_valid")
+
+
+def test_the_token_of_a_provider_names_its_programs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "program").write_bytes(b"\x7fELF...")
+    seed = home / "provider.nk"
+    seed.write_text(KeyPair.generate(Role.SERVICE).seed)
+    flags = ["--name", "P", "--capid", "keyvalue", "--vendor", "acme", "-s", str(seed)]
+    program = f"x86_64-linux={home / 'program'}"
+    made = document(capsys, "claims", "token", "provider", *flags, "--binary", program)
+    read = claims.read_provider_token(made["token"])
+    assert (read.contract_id, read.vendor) == ("wasmcloud:keyvalue", "acme")
+    assert read.target_hashes == (("x86_64-linux", hashlib.sha256(b"\x7fELF...").hexdigest().upper()),)
+    assert ended(capsys, "claims", "token", "provider", *flags, "--binary", "amd64-linux=x")[0] == 2
+    assert ended(capsys, "claims", "token", "provider", *flags, "--binary", "program")[0] == 2
+
+
+def test_a_token_without_a_file_says_that_it_stands_for_no_code(capsys: pytest.CaptureFixture[str]) -> None:
+    seed = KeyPair.generate(Role.MODULE).seed
+    code, out, err = ended(capsys, "claims", "token", "actor", "--name", "A", "-s", seed)
+    assert (code, out.count("."), "names no code" in err) == (0, 2, True)
+    code, _, err = ended(capsys, "claims", "token", "actor", "--name", "A")
+    assert (code, "--subject" in err) == (2, True)
+
+
+# -- inspect
+
+
+def test_whatever_is_inspected_is_told_for_what_it_is(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    actor = document(capsys, "inspect", str(ECHO))
+    assert (actor["kind"], actor["form"], actor["name"]) == ("actor", "module", "Echo")
+    token = ended(capsys, "inspect", str(ECHO), "--jwt-only")[1].strip()
+    assert claims.read_actor_token(token).subject == actor["actor_id"]
+    provider = document(capsys, "inspect", "bundled:keyvalue")
+    assert (provider["kind"], provider["contract_id"]) == ("provider", "wasmcloud:keyvalue")
+    (home / "text.par").write_bytes(b"\x1f\x8bnonsense")
+    (home / "program").write_bytes(b"\x7fELF....")
+    (home / "app.yaml").write_text("kind: Application\n")
+    for name, words in (
+        ("text.par", "get the archive again"),
+        ("program", "native program"),
+        ("app.yaml", "not a WebAssembly file"),
+        ("ghcr.io/acme/echo:0.1.0", "registry"),
+        ("none.wasm", "there is no file"),
+        ("", "a folder"),
+    ):
+        code, _, err = ended(capsys, "inspect", name if ":" in name else str(home / name))
+        assert (code, words in err) == (1 if ":" in name else 2, True), err
+
+
+def test_a_provider_archive_is_inspected(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archives.pack(home, b"\x7fELF program", name="store.par.gz", compress=True)
+    shown = document(capsys, "inspect", str(home / "store.par.gz"))
+    assert (shown["kind"], shown["name"], shown["contract_id"]) == ("provider", "Test provider", "test:contract")
+    assert len(shown["targets"]) == 1
+    token = ended(capsys, "inspect", str(home / "store.par.gz"), "--jwt-only")[1].strip()
+    assert claims.read_provider_token(token).subject == shown["provider_id"]
+    assert "test:contract" in ended(capsys, "inspect", str(home / "store.par.gz"))[1]

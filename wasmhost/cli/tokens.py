@@ -1,0 +1,147 @@
+"""``wasmhost claims token``: signed tokens without the file that they are for."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from lattice import claims as lattice_claims
+from lattice import wasmfile
+from lattice.archive import check_target
+from lattice.errors import LatticeError
+from lattice.keys import KeyPair, Role
+from wasmhost.cli.app import App, output_option, pass_app, state_option
+from wasmhost.cli.claims import DAY, claims_document, contract_id, named, opened, read_file, read_seed
+from wasmhost.cli.inspection import provider_document
+from wasmhost.cli.problems import invalid
+
+F = TypeVar("F", bound=Callable[..., Any])
+_DAYS = click.FloatRange(min=0, min_open=True)
+
+
+def _common_options(command: F) -> F:
+    """What every token has."""
+    for option in (
+        click.option("--name", required=True, help="Name for people."),
+        click.option("--issuer", metavar="SEED", help="Account seed or its file (default: your development account)."),
+        click.option("-r", "--rev", "revision", type=click.IntRange(0, 2**31 - 1), default=0, help="Release number."),
+        click.option("-v", "--ver", "version", default="", help="Version for people, such as 1.2.0."),
+        click.option("-x", "--expires", type=_DAYS, metavar="DAYS", help="Valid that long."),
+        click.option("-b", "--not-before", type=_DAYS, metavar="DAYS", help="Not valid before that many days."),
+        state_option,
+        output_option,
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("actor", short_help="the token of an actor")
+@click.option("-s", "--subject", metavar="SEED", help="Actor seed or its file (default: kept per path of --file).")
+@click.option("--file", type=click.Path(path_type=Path), metavar="WASM", help="The module that the token is for.")
+@click.option("-c", "--cap", "capabilities", multiple=True, metavar="CONTRACT", help="May use this. Repeatable.")
+@click.option("-t", "--tag", "tags", multiple=True, help="Free text. Repeatable.")
+@click.option("-a", "--call-alias", help="Name by which other actors call it: a-z, 0-9, _ and /.")
+@_common_options
+@pass_app
+def actor(
+    app: App,
+    /,
+    *,
+    subject: str | None,
+    file: Path | None,
+    capabilities: tuple[str, ...],
+    call_alias: str | None,
+    tags: tuple[str, ...],
+    **common: Any,
+) -> None:
+    """Print the signed token of an actor.
+
+    Hosts take it only inside the module whose hash it names: `wasmhost claims sign` does both. Without --file it names
+    no hash, as those of the classic command line.
+    """
+    module_hash = _module_hash(file) if file else ""
+    if subject:
+        module = read_seed(subject, Role.MODULE)
+    elif file:
+        module = app.keyring.module(file)
+    else:
+        raise invalid("a token needs an actor", "name the actor's seed with --subject, or its module with --file")
+    now = int(time.time())
+    token = lattice_claims.actor_token(
+        account=_account(app, common.pop("issuer")),
+        module=module,
+        module_hash=module_hash,
+        capabilities=tuple(contract_id(capability) for capability in capabilities),
+        tags=tags,
+        call_alias=call_alias,
+        issued_at=now,
+        **_times(common, now),
+    )
+    known = claims_document(lattice_claims.read_actor_token(token), now) if module_hash else {}
+    _print(app, token, known)
+    if not module_hash:
+        app.output.say("It names no code; hosts of ours want the hash that --file gives.")
+
+
+@click.command("provider", short_help="the token of a provider")
+@click.option("-s", "--subject", required=True, metavar="SEED", help="Provider seed or its file.")
+@click.option("--capid", "contract", required=True, metavar="CONTRACT", help="Contract that it offers.")
+@click.option("--vendor", default="", help="Who made it.")
+@click.option(
+    "--binary", "binaries", multiple=True, metavar="TARGET=FILE", help="Program, such as x86_64-linux=FILE. Repeatable."
+)
+@_common_options
+@pass_app
+def provider(
+    app: App, /, *, subject: str, contract: str, vendor: str, binaries: tuple[str, ...], **common: Any
+) -> None:
+    """Print the signed token of a provider, with the hashes of its programs."""
+    now = int(time.time())
+    token = lattice_claims.sign_provider(
+        account=_account(app, common.pop("issuer")),
+        service=read_seed(subject, Role.SERVICE),
+        contract_id=contract_id(contract),
+        vendor=vendor,
+        target_hashes=dict(map(_target_hash, binaries)),
+        issued_at=now,
+        **_times(common, now),
+    )
+    _print(app, token, provider_document(lattice_claims.read_provider_token(token), now))
+
+
+def _module_hash(file: Path) -> str:
+    try:
+        return wasmfile.module_hashes(wasmfile.reencode(read_file(file)))[0]
+    except LatticeError as error:
+        raise named(error, file) from error
+
+
+def _account(app: App, issuer: str | None) -> KeyPair:
+    return read_seed(issuer, Role.ACCOUNT) if issuer else app.keyring.account()
+
+
+def _times(common: dict[str, Any], now: int) -> dict[str, Any]:
+    """Days from now as seconds since the epoch, each in its own place: the classic command line swaps them."""
+    return common | {
+        name: None if common[name] is None else now + round(common[name] * DAY) for name in ("expires", "not_before")
+    }
+
+
+def _target_hash(text: str) -> tuple[str, str]:
+    target, equals, file = text.partition("=")
+    if not equals or not file:
+        raise invalid(f"'{text}' is no program", "write TARGET=FILE, such as x86_64-linux=./provider")
+    with opened(Path(file).expanduser()) as stream:
+        return check_target(target), hashlib.file_digest(stream, "sha256").hexdigest().upper()
+
+
+def _print(app: App, token: str, known: dict[str, Any]) -> None:
+    if app.output.json:
+        app.output.document({"token": token, **known})
+    else:
+        app.output.text(token)
