@@ -304,7 +304,8 @@ class ActorRegistry:
         self._entries[actor.key] = entry
         if not self._directory.add(actor):
             log.warning("actor.alias_taken", actor=actor.key, call_alias=actor.claims.call_alias)
-        await self._introduce(entry)
+        self._arm_expiry(entry)
+        await self._introduce(actor)
         log.info(
             "actor.started", actor=actor.key, name=actor.claims.name, reference=image.reference, instances=instances
         )
@@ -315,10 +316,14 @@ class ActorRegistry:
         old = entry.actor
         bounds = old.pool.limits
         new = await self._starter.ready(image, entry.scale.total, bounds)
-        if self._draining or self._entries.get(old.key) is not entry:
-            await new.pool.close()
+        try:
+            await self._introduce(new)  # who hears of the update can look up its claims
             self._require_open()
-            raise ActorError("the actor was stopped meanwhile; start it again", code=Code.NOT_RUNNING)
+            if self._entries.get(old.key) is not entry:
+                raise ActorError("the actor was stopped meanwhile; start it again", code=Code.NOT_RUNNING)
+        except BaseException:
+            await new.pool.close()
+            raise
         changes = entry.scale.renew()
 
         def when_gone() -> None:
@@ -330,10 +335,7 @@ class ActorRegistry:
             log.warning("actor.alias_taken", actor=new.key, call_alias=new.claims.call_alias)
         for started, _ in changes:
             self._events.updated(new, started)
-        if entry.expiry is not None:
-            entry.expiry.cancel()
-            entry.expiry = None
-        await self._introduce(entry)
+        self._arm_expiry(entry)
         log.info(
             "actor.updated",
             actor=new.key,
@@ -343,16 +345,14 @@ class ActorRegistry:
             before=old.claims.revision,
         )
 
-    async def _introduce(self, entry: ActorEntry) -> None:
-        """Watch over the claims of what has just begun to run, and tell the lattice of them."""
-        self._arm_expiry(entry)
-        claims = entry.actor.claims
+    async def _introduce(self, actor: RunningActor) -> None:
+        """Tell the lattice of the claims of what begins to run; a failure is logged."""
         try:
-            await self._put_claims(claims.as_metadata())
+            await self._put_claims(actor.claims.as_metadata())
             if self._put_reference is not None:
-                await self._put_reference(entry.actor.reference, claims.subject)
+                await self._put_reference(actor.reference, actor.key)
         except LatticeError as exc:
-            log.warning("actor.claims_not_published", actor=claims.subject, error=str(exc))
+            log.warning("actor.claims_not_published", actor=actor.key, error=str(exc))
 
     def _require_open(self) -> None:
         if self._draining:
@@ -385,6 +385,9 @@ class ActorRegistry:
 
     def _arm_expiry(self, entry: ActorEntry) -> None:
         """Stop the actor when its claims expire; timers of a day at most, as the wall clock may be set."""
+        if entry.expiry is not None:
+            entry.expiry.cancel()
+            entry.expiry = None
         expires = entry.actor.claims.expires
         if expires is None:
             return
