@@ -33,7 +33,7 @@ def application(manifest: Callable[[str], Path], redis: RedisServer) -> Path:
     assert "redis://127.0.0.1:6379/" in text
     text = text.replace("redis://127.0.0.1:6379/", f"redis://:{PASSWORD}@{redis.address}/")
     # the inner failure is told a margin before the outer time-out; a loaded machine needs a wide one
-    path.write_text(re.sub(r"( +)(address: 127.*)", r"\1\2\n\1timeout_ms: '6000'", text))
+    path.write_text(re.sub(r"( +)(address: 127.*)", r"\1\2\n\1timeout_ms: '4000'", text))
     return path
 
 
