@@ -37,17 +37,27 @@ class Code(StrEnum):
     INTERNAL = "internal"
 
 
+_ABOUT_DATA = frozenset({Code.GUEST_ERROR, Code.PROVIDER_ERROR, Code.INVALID, Code.CONFLICT})
+
+
 class LatticeError(Exception):
     """Base of everything that this project raises on purpose. ``str(error)`` is one sentence for a user."""
 
     code: Code = Code.INTERNAL
     invocation_id: str = ""
     """The call that failed, where one was sent; log lines of both ends name it."""
+    confidential: bool = False
+    """The text may quote what the caller sent or stored: it is for that caller, and not for a log."""
 
     def __init__(self, message: str, *, code: Code | None = None) -> None:
         super().__init__(message)
         if code is not None:
             self.code = code
+
+    @property
+    def for_log(self) -> str:
+        """The text where a log may have it, else that only the caller was told."""
+        return "told to the caller only" if self.confidential else str(self)
 
 
 class MalformedMessage(LatticeError):
@@ -95,6 +105,7 @@ class GuestError(LatticeError):
     """The actor answered a call with an error text of its own, which is this message verbatim."""
 
     code = Code.GUEST_ERROR
+    confidential = True
 
 
 class GuestFailed(LatticeError):
@@ -107,3 +118,8 @@ class RemoteError(LatticeError):
     """A peer answered with an error: the message is its text verbatim, ``code`` its code (else ``provider_error``)."""
 
     code = Code.PROVIDER_ERROR
+
+    @property
+    def confidential(self) -> bool:  # type: ignore[override]
+        """With these codes, or without any, the words may be those of an actor, or about data."""
+        return self.code in _ABOUT_DATA

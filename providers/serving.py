@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -68,6 +69,7 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
         self._complaints = Sampled()
+        self._traces = log.is_enabled_for(logging.DEBUG)
         self._ready = False
         self._loop = asyncio.get_running_loop()
 
@@ -139,7 +141,7 @@ class Service:
     def _refuse(self, reply: str, invocation_id: str, error: LatticeError) -> None:
         if (more := self._complaints.due()) is not None:
             log.warning(
-                "call.refused", invocation=invocation_id, code=str(error.code), reason=str(error), not_logged=more
+                "call.refused", invocation=invocation_id, code=str(error.code), reason=error.for_log, not_logged=more
             )
         rpc.respond(self._transport, reply, rpc.failure(invocation_id, error))
 
@@ -206,31 +208,48 @@ class Service:
             self._fetched -= length
 
     async def _answer(self, call: Call, payload: bytes, reply: str) -> None:
+        begun, outcome, size = self._loop.time(), "ok", None
         try:
             try:
                 async with asyncio.timeout_at(call.deadline):
                     msg = await self._handlers[call.operation].answer(call, payload)
             except TimeoutError:
                 raise self._provider.late(call) from None
+            size = len(msg)
             response = InvocationResponse(msg=msg, invocation_id=call.invocation)
             if self._chunks.is_large(len(msg)) and subjects.is_inbox(reply):
                 response = await rpc.store_answer(self._chunks, response, call.operation)
         except LatticeError as error:
+            outcome = str(error.code)
             if (more := self._complaints.due()) is not None:
                 log.warning(
                     "call.failed",
                     invocation=call.invocation,
                     operation=call.operation,
-                    reason=str(error),
+                    code=outcome,
+                    reason=error.for_log,
                     not_logged=more,
                 )
             response = rpc.failure(call.invocation, error)
         except Exception:
+            outcome = "broke"
             log.exception("call.broke", invocation=call.invocation, operation=call.operation)
             response = InvocationResponse(
                 invocation_id=call.invocation,
                 error=f"internal error of the provider of {self._contract}, invocation {call.invocation}",
                 code=Code.INTERNAL,
+            )
+        if self._traces:
+            log.debug(
+                "call.finished",
+                outcome=outcome,
+                route="nats",
+                origin=call.actor,
+                operation=call.operation,
+                invocation=call.invocation,
+                run_s=round(self._loop.time() - begun, 6),
+                request_bytes=len(payload),
+                reply_bytes=size,
             )
         rpc.respond(self._transport, reply, response)
 

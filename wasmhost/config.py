@@ -96,8 +96,8 @@ class HostConfig:
     guest_threads: bool = False
     """Run guests on threads even where they could run on the event loop."""
     log_level: str = "info"
-    structured_logging: bool = False
-    """Log lines as JSON instead of text for people."""
+    structured_logging: bool | None = None
+    """Log lines as JSON or as text for people; None: text where they go to a terminal, else JSON."""
 
     @property
     def state_dir(self) -> Path:
@@ -145,7 +145,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
         limits=_limits(r),
         guest_threads=r.flag("guest_threads"),
         log_level=r.text("log_level", "info"),
-        structured_logging=r.flag("structured_logging"),
+        structured_logging=r.choice("structured_logging"),
     )
 
 

@@ -226,8 +226,8 @@ class _Settings:
             ctl_prefix=self.first("WASMCLOUD_CTL_TOPIC_PREFIX"),
             credentials=self.first("WASH_CTL_CREDS", "WASMCLOUD_CTL_CREDS"),
             credentials_source="WASH_CTL_CREDS",
-            user_jwt=self.first("WASMCLOUD_CTL_JWT", "WASMCLOUD_NATS_JWT"),
-            user_seed=self.first("WASMCLOUD_CTL_SEED"),
+            user_jwt=self.first("WASMCLOUD_CTL_JWT", "WASMCLOUD_NATS_JWT", "NATS_JWT"),
+            user_seed=self.first("WASMCLOUD_CTL_SEED", "WASMCLOUD_NATS_SEED", "WASMCOULD_NATS_SEED", "NATS_SEED"),
             cluster_seed=self.first("WASMCLOUD_CLUSTER_SEED"),
         )
 

@@ -19,6 +19,7 @@ from lattice.errors import Code, LatticeError, MalformedMessage, Overloaded, Too
 from lattice.invocation import Invocation, InvocationResponse
 from lattice.rpc import failure, remaining, respond, store_answer
 from lattice.transport import Headers, Subscription, Transport
+from wasmhost import call_log
 from wasmhost.admission import Admission
 from wasmhost.budget import Budget
 from wasmhost.call_events import CallEvents
@@ -112,10 +113,10 @@ class Inbound:
             # answering would let a sender without any right to it publish on that subject through us
             self._note_refusal("the reply subject is no inbox", reply=reply[:200])
             return
-        invocation_id = UNKNOWN_ID
+        invocation: Invocation | None = None
+        call: GuestCall | None = None
         try:
             invocation = self._read(payload)
-            invocation_id = invocation.id
             if self._spies.active:
                 self._mirror(invocation)
             if self._call_events is not None:
@@ -125,10 +126,10 @@ class Inbound:
                 return
             call = self._begin(invocation, headers)
             if call.done:
-                self._succeed(reply, invocation, call.result())
+                self._succeed(reply, invocation, call, call.result())
                 return
         except Exception as exc:
-            self._fail(reply, invocation_id, exc)
+            self._fail(reply, invocation, exc, call)
             return
         self._spawn(self._finish(call, reply, invocation))
 
@@ -193,7 +194,7 @@ class Inbound:
             context = CallContext(deadline=deadline, invocation_id=invocation.id)
             call = actor.pool.begin(invocation.operation, msg, context)
         except Exception as exc:
-            self._fail(reply, invocation.id, exc)
+            self._fail(reply, invocation, exc)
         else:
             await self._finish(call, reply, invocation)
         finally:
@@ -201,55 +202,70 @@ class Inbound:
 
     async def _finish(self, call: GuestCall, reply: str, invocation: Invocation) -> None:
         try:
-            self._succeed(reply, invocation, call.result() if call.done else await call.wait())
+            self._succeed(reply, invocation, call, call.result() if call.done else await call.wait())
         except Exception as exc:
-            self._fail(reply, invocation.id, exc)
+            self._fail(reply, invocation, exc, call)
 
-    def _succeed(self, reply: str, invocation: Invocation, msg: bytes) -> None:
+    def _succeed(self, reply: str, invocation: Invocation, call: GuestCall, msg: bytes) -> None:
         if self._spies.active:
             self._spies.reply(self._actor.key, call=invocation.id, msg=msg)
         if self._chunks.is_large(len(msg)):
-            self._spawn(self._succeed_large(reply, invocation, msg))
+            self._spawn(self._succeed_large(reply, invocation, call, msg))
             return
-        self._note_success(invocation)
+        self._note_success(invocation, call, msg)
         respond(self._transport, reply, InvocationResponse(msg=msg, invocation_id=invocation.id))
 
-    async def _succeed_large(self, reply: str, invocation: Invocation, msg: bytes) -> None:
-        self._note_success(invocation)
-        if not reply:
-            return
+    async def _succeed_large(self, reply: str, invocation: Invocation, call: GuestCall, msg: bytes) -> None:
         response = InvocationResponse(msg=msg, invocation_id=invocation.id)
         try:
-            response = await store_answer(self._chunks, response, invocation.operation)
+            if reply:
+                response = await store_answer(self._chunks, response, invocation.operation)
         except Exception as exc:
-            self._fail(reply, invocation.id, exc)
+            self._fail(reply, invocation, exc, call)
         else:
-            respond(self._transport, reply, response)
+            self._note_success(invocation, call, msg)
+            if reply:
+                respond(self._transport, reply, response)
 
-    def _note_success(self, invocation: Invocation) -> None:
+    def _note_success(self, invocation: Invocation, call: GuestCall, msg: bytes) -> None:
         if self._call_events is not None:
             self._call_events.end(invocation.id)
         if self._trace:
-            log.debug(
-                "call.finished",
-                outcome="ok",
-                route="nats",
-                invocation=invocation.id,
-                actor=self._actor.key,
-                operation=invocation.operation,
-                origin=invocation.origin.public_key,
-            )
+            self._log_call(invocation, call, reply=len(msg))
 
-    def _fail(self, reply: str, invocation_id: str, error: Exception) -> None:
+    def _fail(self, reply: str, invocation: Invocation | None, error: Exception, call: GuestCall | None = None) -> None:
+        invocation_id = invocation.id if invocation is not None else UNKNOWN_ID
+        if self._trace:
+            self._log_call(invocation, call, error=error)
         if not isinstance(error, LatticeError):
             log.error("call.broke", actor=self._actor.key, invocation=invocation_id, exc_info=error)
         elif error.code is not Code.GUEST_ERROR:
-            self._note_refusal(str(error), code=error.code.value, invocation=invocation_id)
+            self._note_refusal(error.for_log, code=error.code.value, invocation=invocation_id)
         if self._spies.active:
             self._spies.reply(self._actor.key, call=invocation_id, error=error)
         if self._call_events is not None:
             self._call_events.end(invocation_id, error)
         respond(self._transport, reply, failure(invocation_id, error))
+
+    def _log_call(
+        self,
+        invocation: Invocation | None,
+        call: GuestCall | None,
+        *,
+        reply: int | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        call_log.served(
+            route="nats",
+            actor=self._actor.key,
+            origin=invocation.origin.public_key if invocation is not None else "",
+            operation=invocation.operation if invocation is not None else "",
+            invocation=invocation.id if invocation is not None else UNKNOWN_ID,
+            call=call,
+            request=(invocation.content_length or len(invocation.msg)) if invocation is not None else 0,
+            reply=reply,
+            error=error,
+        )
 
     def _mirror(self, invocation: Invocation) -> None:
         """Show a spy what arrived, also when it is going to be refused."""

@@ -1,7 +1,7 @@
 """Log output of a host: one structured event per line on standard error, as JSON or as text for people.
 
-Seeds never appear, whatever a caller passes; control characters of guests and providers are escaped, so that a log
-line cannot forge another one or move a terminal's cursor.
+Seeds and tokens never appear, whatever a caller passes; control characters of guests and providers are escaped, so that
+a log line cannot forge another one or move a terminal's cursor.
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ _taps: list[Tap] = []
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _SEED = re.compile(r"\bS[ACMNOUVX][A-Z2-7]{56}\b")
-_HIDDEN = "<seed hidden>"
+_TOKEN = re.compile(r"\beyJ[A-Za-z0-9_+/=-]{16,}(?:\.[A-Za-z0-9_+/=-]*)*")
+"""JSON in base64 as it begins tokens, and the line of host data, which holds seeds."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def configure(level: str = "info", *, structured: bool = False, stream: TextIO | None = None) -> None:
-    """Send all log events at or above ``level`` (debug, info, warning, error) to ``stream`` (standard error)."""
+def configure(level: str = "info", *, structured: bool | None = None, stream: TextIO | None = None) -> None:
+    """Send all log events at or above ``level`` (debug, info, warning, error) to ``stream`` (standard error).
+
+    ``structured``: JSON or text; None gives text to a terminal and JSON to everything else.
+    """
     output = stream if stream is not None else sys.stderr
+    if structured is None:
+        structured = not output.isatty()
     number = _LEVELS[level]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -71,11 +77,16 @@ def show_taps(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def clean(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Hide seeds and escape control characters in every text of the event, two levels deep."""
+    """Hide secrets and escape control characters in every text of the event, two levels deep."""
     for key, value in event.items():
         # the one field that is meant to span lines; it is ours
-        event[key] = _SEED.sub(_HIDDEN, value) if key == "exception" and isinstance(value, str) else _cleaned(value)
+        event[key] = hide(value) if key == "exception" and isinstance(value, str) else _cleaned(value)
     return event
+
+
+def hide(text: str) -> str:
+    """``text`` without the seeds and tokens in it."""
+    return _TOKEN.sub("<token hidden>", _SEED.sub("<seed hidden>", text))
 
 
 def escape(text: str) -> str:
@@ -85,7 +96,7 @@ def escape(text: str) -> str:
 
 def _cleaned(value: object, depth: int = 0) -> object:
     if isinstance(value, str):
-        return escape(_SEED.sub(_HIDDEN, value))
+        return escape(hide(value))
     if isinstance(value, dict) and depth < 2:
         return {key: _cleaned(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple) and depth < 2:

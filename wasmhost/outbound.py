@@ -11,8 +11,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Protocol
 
-import structlog
-
 from lattice.chunks import LARGEST
 from lattice.errors import Code, LatticeError, Unreachable
 from lattice.invocation import Entity
@@ -20,7 +18,7 @@ from lattice.keys import Role, is_key
 from lattice.links import LinkDefinition, LinkTable
 from lattice.rpc import RpcClient
 from lattice.verify import authorise_capability, not_linked
-from wasmhost import builtin
+from wasmhost import builtin, call_log
 from wasmhost.admission import Admission
 from wasmhost.builtin import Builtin
 from wasmhost.call_events import CallEvents
@@ -28,8 +26,6 @@ from wasmhost.directory import ActorDirectory, RunningActor
 from wasmhost.guest.calls import CallContext, HostCall, HostCallHandler
 from wasmhost.linked_calls import LinkedCalls
 from wasmhost.spies import Spies
-
-log = structlog.get_logger()
 
 DEEPEST_LOCAL_CALL: Final = 64
 """Local calls of actors to actors that may stand on top of each other; each takes stack of this process."""
@@ -133,7 +129,30 @@ class Outbound:
                 return await self._call_provider(link, origin, call, context, max_reply)
             return await self._call_actor(origin, self._find_actor(origin, call), call, context, max_reply)
 
-        return handle
+        async def handle_and_log(call: HostCall, context: CallContext) -> bytes:
+            route, target = self._destination(actor_key, call)
+            reply, error, begun = None, None, self._loop.time()
+            try:
+                reply = await handle(call, context)
+            except Exception as exc:
+                error = exc
+                raise
+            finally:
+                if route != "local":  # else it has its line as a call of that actor
+                    call_log.asked(
+                        route=route,
+                        actor=actor_key,
+                        target=target,
+                        operation=call.operation,
+                        invocation=context.invocation_id,
+                        seconds=self._loop.time() - begun,
+                        request=len(call.payload),
+                        reply=None if reply is None else len(reply),
+                        error=error,
+                    )
+            return reply
+
+        return handle_and_log if self._trace else handle
 
     def _destination(self, actor_key: str, call: HostCall) -> tuple[str, Entity]:
         """Route and target that a call is going to take; the target as the guest wrote it where there is none."""
@@ -166,8 +185,6 @@ class Outbound:
     ) -> bytes:
         target = self._entity(link.provider_id, link.link_name, link.contract_id)
         allowed = budget(context, self._loop.time())
-        if self._trace:
-            self._log_call("nats", origin, target, call)
         try:
             with self._told(origin, target, call):
                 return await self._linked.call(
@@ -188,14 +205,12 @@ class Outbound:
         allowed = budget(context, self._loop.time())
         running = self._directory.get(key) if self._local else None
         target = running.entity if running is not None else self._entity(key, "", "")
-        if self._trace:
-            self._log_call("local" if running is not None else "nats", origin, target, call)
         if running is not None:
             with self._told(origin, target, call, local=True):
                 if self._spies.active and self._spies.watchers(key):
                     return await self._spies.mirrored(
                         key,
-                        self._call_locally(running, call, context, allowed),
+                        self._call_locally(running, origin, call, context, allowed),
                         invocation_id=context.invocation_id,
                         route="local",
                         origin=origin,
@@ -203,7 +218,7 @@ class Outbound:
                         operation=call.operation,
                         msg=call.payload,
                     )
-                return await self._call_locally(running, call, context, allowed)
+                return await self._call_locally(running, origin, call, context, allowed)
         try:  # its host tells of this call
             return await self._call_remote(origin, target, call, allowed, max_reply)
         except Unreachable as exc:
@@ -225,23 +240,44 @@ class Outbound:
             max_reply=max_reply,
         )
 
-    async def _call_locally(self, target: RunningActor, call: HostCall, context: CallContext, allowed: float) -> bytes:
-        if context.depth >= DEEPEST_LOCAL_CALL:
-            raise LatticeError(
-                f"calls between actors are nested {context.depth} deep; do they call each other in a ring?",
-                code=Code.OVERLOADED,
-            )
-        self._admission.require_current(target)
-        inner = CallContext(
-            deadline=self._loop.time() + allowed, invocation_id=context.invocation_id, depth=context.depth + 1
-        )
-        guest = target.pool.begin(call.operation, call.payload, inner)
+    async def _call_locally(
+        self, target: RunningActor, origin: Entity, call: HostCall, context: CallContext, allowed: float
+    ) -> bytes:
+        guest, reply, error = None, None, None
         try:
-            return guest.result() if guest.done else await guest.wait()
-        except Unreachable as exc:
-            raise Unreachable(
-                f"Failed to perform RPC call: request timeout: actor {target.key} on this host: {exc}", code=exc.code
-            ) from exc
+            if context.depth >= DEEPEST_LOCAL_CALL:
+                raise LatticeError(
+                    f"calls between actors are nested {context.depth} deep; do they call each other in a ring?",
+                    code=Code.OVERLOADED,
+                )
+            self._admission.require_current(target)
+            inner = CallContext(
+                deadline=self._loop.time() + allowed, invocation_id=context.invocation_id, depth=context.depth + 1
+            )
+            guest = target.pool.begin(call.operation, call.payload, inner)
+            reply = guest.result() if guest.done else await guest.wait()
+        except Exception as exc:
+            error = exc
+            if isinstance(exc, Unreachable):
+                raise Unreachable(
+                    f"Failed to perform RPC call: request timeout: actor {target.key} on this host: {exc}",
+                    code=exc.code,
+                ) from exc
+            raise
+        finally:
+            if self._trace:
+                call_log.served(
+                    route="local",
+                    actor=target.key,
+                    origin=origin.public_key,
+                    operation=call.operation,
+                    invocation=context.invocation_id,
+                    call=guest,
+                    request=len(call.payload),
+                    reply=None if reply is None else len(reply),
+                    error=error,
+                )
+        return reply
 
     def _entity(self, key: str, link_name: str, contract: str) -> Entity:
         """The entity from a cache that a guest's made-up names cannot grow without bound."""
@@ -260,14 +296,3 @@ class Outbound:
         if self._call_events is None:
             return _UNTOLD
         return self._call_events.around(origin, target, call.operation, len(call.payload), local=local)
-
-    def _log_call(self, route: str, origin: Entity, target: Entity, call: HostCall) -> None:
-        log.debug(
-            "call.started",
-            route=route,
-            origin=origin.public_key,
-            target=target.public_key,
-            contract=target.contract_id,
-            link_name=target.link_name,
-            operation=call.operation,
-        )

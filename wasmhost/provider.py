@@ -21,6 +21,7 @@ from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
 from lattice.links import LinkDefinition
 from lattice.transport import State
 from lattice.wire import pack
+from wasmhost import logs
 from wasmhost.budget import Budget
 from wasmhost.health import Condition, HealthReply, LinkStatus
 from wasmhost.leftovers import INSTANCE_MARK, end_leftovers
@@ -423,7 +424,8 @@ class SupervisedProvider:
         )
 
     def _on_line(self, line: str) -> None:
-        """Log one line of its output; ours are JSON, others anything."""
+        """Log one line of its output; ours are JSON, others anything. It may repeat what it was told, secrets too."""
+        line = logs.hide(line)
         level, text, fields = read_log_line(line)
         reason = fields.get("reason")
         said = f"{text}: {reason}" if isinstance(reason, str) else text

@@ -285,6 +285,10 @@ class Resolved:
     def flag(self, name: str) -> bool:
         return bool(self._get(name))
 
+    def choice(self, name: str) -> bool | None:
+        """Yes, no, or nothing said."""
+        return cast("bool | None", self._get(name))
+
     def list(self, name: str) -> tuple[str, ...]:
         return cast("tuple[str, ...]", self._get(name) or ())
 

@@ -204,6 +204,7 @@ class Listener:
         route, method = exchange.route, exchange.method
         assert route is not None
         policy = route.policy
+        begun, outcome = self._loop.time(), "ok"
         try:
             payload = mapping.request(method, exchange.target, exchange.header, exchange.body()).encode()
             exchange.parts = []
@@ -218,10 +219,12 @@ class Listener:
                 cache_control=policy.cache_control,
             )
         except LatticeError as error:
+            outcome = str(error.code)
             reply = self._failed(route.actor, error)
             status = reply.status
             data = mapping.reply(reply, method=method, connection=connection.word(exchange), added=exchange.added)
         except Exception:
+            outcome = "broke"
             log.exception("http.broke", address=format_address(self.address))
             reply = Reply(500, "internal error")
             status = reply.status
@@ -231,7 +234,16 @@ class Listener:
             assert exchange.task is not None
             self._tasks.discard(exchange.task)
         if self._traces:
-            log.debug("http.request", actor=route.actor, method=method, status=status, size=len(data))
+            log.debug(
+                "http.request",
+                outcome=outcome,
+                actor=route.actor,
+                method=method,
+                status=status,
+                run_s=round(self._loop.time() - begun, 6),
+                request_bytes=exchange.size,
+                reply_bytes=len(data),
+            )
         connection.answered(exchange, data)
 
     def _failed(self, actor: str, error: LatticeError) -> Reply:
@@ -243,7 +255,7 @@ class Listener:
                 status=status,
                 code=str(error.code),
                 invocation=error.invocation_id,
-                reason=str(error),
+                reason=error.for_log,
                 not_logged=more,
             )
         return Reply(status, str(error), invocation=error.invocation_id, retry_after=retry_after)

@@ -17,6 +17,7 @@ class NotACounter(LatticeError):
     """The text of the key is not a 32-bit integer, or the sum would not be one. Nothing was stored."""
 
     code = Code.INVALID
+    confidential = True
 
     @classmethod
     def beyond(cls, key: str, amount: int) -> NotACounter:

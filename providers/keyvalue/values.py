@@ -21,6 +21,7 @@ class WrongKind(LatticeError):
     """The key holds another kind of value than the operation works on."""
 
     code = Code.CONFLICT
+    confidential = True
 
 
 Content = str | tuple[str, ...] | frozenset[str]

@@ -181,3 +181,14 @@ def test_what_was_given_can_be_handed_on_as_a_file(tmp_path: Path) -> None:
 def test_a_file_called_dash_is_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("lattice: piped\n"))
     assert load({}, environ(tmp_path), Path("-")).lattice == "piped"
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "expected"),
+    [(None, None, None), ("True", None, True), ("False", "true", False), (None, "false", False), (None, "true", True)],
+)
+def test_the_form_of_log_lines_is_settled_only_by_somebody(
+    flag: str | None, variable: str | None, expected: bool | None
+) -> None:
+    environ = {"HOME": "/nowhere"} | ({"WASMCLOUD_STRUCTURED_LOGGING_ENABLED": variable} if variable else {})
+    assert load({"structured_logging": flag}, environ).structured_logging is expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -44,3 +45,30 @@ def test_structured_lines_are_json_with_level_and_time() -> None:
     assert (first["level"], first["event"]) == ("error", "Task exception was never retrieved")
     assert (second["level"], second["event"], second["actor"]) == ("warning", "call.refused", "MABC")
     assert second["timestamp"].endswith("Z")
+
+
+def test_tokens_and_host_data_are_hidden_wherever_they_stand() -> None:
+    token = "eyJ0eXAiOiJqd3QiLCJhbGciOiJFZDI1NTE5In0.eyJqdGkiOiJhYmMifQ.c2lnbmF0dXJl"
+    host_data = base64.b64encode(b'{"host_id":"N","cluster_seed":"SC"}' * 3).decode()
+    for secret in (token, host_data):
+        shown = logs.hide(f"before {secret} after")
+        assert shown == "before <token hidden> after"
+    assert logs.hide("eyJust a word") == "eyJust a word"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("structured", "stream", "json_lines"),
+    [(None, io.StringIO, True), (None, Terminal, False), (True, Terminal, True), (False, io.StringIO, False)],
+)
+def test_the_form_follows_where_lines_go_unless_it_is_set(
+    structured: bool | None, stream: type[io.StringIO], json_lines: bool
+) -> None:
+    output = stream()
+    logs.configure("info", structured=structured, stream=output)
+    structlog.get_logger().info("some.thing", answer=42)
+    assert output.getvalue().startswith("{") is json_lines

@@ -106,8 +106,15 @@ async def test_actors_call_each_other_by_key_and_by_alias(
                 assert (await path.call(caller, b"ping")).msg == b"ping"
         await path.peer.flush()
         assert len(seen) == (0 if local else 2)
-        routes = [entry["route"] for entry in logs if entry["event"] == "call.started"]
-        assert routes == ["local" if local else "nats"] * 2
+        called = [entry for entry in logs if entry["event"] == "call.finished" and entry["actor"] == echo]
+        assert [(entry["route"], entry["origin"]) for entry in called] == [
+            ("local" if local else "nats", caller) for caller in (by_key, by_alias)
+        ]
+        for entry in called:
+            assert (entry["outcome"], entry["operation"], entry["request_bytes"]) == ("ok", "E.E", len(b"ping"))
+            assert 0 <= entry["wait_s"] < 1 and 0 < entry["run_s"] < 1
+        asked = [entry["route"] for entry in logs if entry["event"] == "host_call.finished"]
+        assert asked == ([] if local else ["nats"] * 2), "a local call has one line, one over the lattice at each end"
 
 
 async def test_an_actor_of_another_host_is_reached_over_the_lattice(

@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 @click.option("--guest-threads", is_flag=True, help="Run actors on threads, not on the event loop: a fallback.")
 @click.option("--allow-anonymous-nats", is_flag=True, help="Accept a remote NATS server that asks for no credentials.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to log.")
-@click.option("--structured-logging", is_flag=True, help="Log lines as JSON.")
+@click.option(
+    "--structured-logging/--no-structured-logging",
+    default=None,
+    callback=lambda _context, _option, value: None if value is None else str(value),  # "no" is more than not "yes"
+    help="Log lines as JSON, or as text (default: text to a terminal, JSON to anything else).",
+)
 @click.option(
     "--config",
     "file",
@@ -59,7 +64,7 @@ def host(app: App, /, *, file: Path | None, **flags: object) -> None:
 
     given, environ = app.for_host(flags)
     config = host_config.load(given, environ, file)
-    logs.configure(config.log_level, structured=config.structured_logging or app.output.json)
+    logs.configure(config.log_level, structured=True if app.output.json else config.structured_logging)
     asyncio.run(_run(config))
 
 

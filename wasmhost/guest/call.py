@@ -42,6 +42,7 @@ class Call:
     __slots__ = (
         "_abort",
         "_begun",
+        "_ended",
         "_error",
         "_instance",
         "_pool",
@@ -65,7 +66,8 @@ class Call:
         self.context = context
         self.deadline = deadline
         self._begun = begun
-        self._started = begun
+        self._started: float | None = None
+        self._ended = begun
         self._instance: Instance | None = None
         self._turn: asyncio.Future[None] | None = None
         self._scope: asyncio.Timeout | None = None
@@ -78,6 +80,16 @@ class Call:
         # A task that is cancelled before its first step never runs wait(). May happen on any thread.
         if self._instance is not None:
             self._pool.release_stray(self._instance)
+
+    @property
+    def waited(self) -> float:
+        """Seconds from its arrival until it got an instance, or until it was done without one."""
+        return (self._ended if self._started is None else self._started) - self._begun
+
+    @property
+    def ran(self) -> float:
+        """Seconds for which a done call held an instance, its host calls included."""
+        return 0.0 if self._started is None else self._ended - self._started
 
     def result(self) -> bytes:
         """The response of a done call; raises its error."""
@@ -132,11 +144,12 @@ class Call:
         self.done = True
         self._error = error.with_traceback(None)  # a kept traceback would keep this call, in a cycle
         instance, self._instance = self._instance, None
+        self._ended = self._pool.time()
         if instance is None:
             self._pool.forget(self)
         else:
             instance.poisoned = instance.poisoned or poison
-            self._pool.release(instance, held=self._pool.time() - self._started)
+            self._pool.release(instance, held=self.ran)
         self._wake()
 
     def expire(self) -> None:
@@ -156,7 +169,8 @@ class Call:
             self._error = error.with_traceback(None)
         self.done = True
         self._instance = None
-        self._pool.release(instance, held=self._pool.time() - self._started)
+        self._ended = self._pool.time()
+        self._pool.release(instance, held=self.ran)
         self._wake()
 
     def _wake(self) -> None:

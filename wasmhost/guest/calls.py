@@ -63,6 +63,14 @@ class GuestCall(Protocol):
     @property
     def done(self) -> bool: ...
 
+    @property
+    def waited(self) -> float:
+        """Seconds from its arrival until it got an instance, or until it was done without one."""
+
+    @property
+    def ran(self) -> float:
+        """Seconds for which a done call held an instance, its host calls included."""
+
     def result(self) -> bytes:
         """The response bytes of a done call; raises GuestError, GuestFailed, Overloaded or Unreachable(TIMED_OUT)."""
 

@@ -25,6 +25,12 @@ class Refused(LatticeError):
     code = Code.PROVIDER_ERROR
 
 
+class NotText(Refused):
+    """What the server holds is not UTF-8."""
+
+    confidential = True
+
+
 class _Script:
     """A script with one key and one argument."""
 
@@ -160,4 +166,4 @@ def _text(value: bytes, key: str) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise Refused(f"redis error: what key {shown(key)} holds is not UTF-8 text") from None
+        raise NotText(f"redis error: what key {shown(key)} holds is not UTF-8 text") from None
