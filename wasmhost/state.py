@@ -5,6 +5,7 @@ Layout::
     <shared>/cluster.nk            the cluster seed, shared by all hosts of one user
     <shared>/account.nk            the user's development account, which signs unsigned local actors
     <shared>/modules/<hash>.nk     one key per unsigned actor file, so that its identity survives a rebuild
+    <shared>/providers/<hash>.nk   the same for the program of a provider that is packed into an archive
     <shared>/hosts/<name>/         one folder per host, locked while the host runs:
         host.nk  lock  jetstream/ …
 
@@ -114,6 +115,11 @@ class Keyring:
         digest = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()
         return read_or_make_key(self._paths.shared / "modules" / f"{digest}.nk", Role.MODULE)
 
+    def provider(self, path: Path) -> KeyPair:
+        """The key of the provider whose program is built at ``path``, as for :meth:`module`."""
+        digest = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()
+        return read_or_make_key(self._paths.shared / "providers" / f"{digest}.nk", Role.SERVICE)
+
     def _place(self, name: str) -> Path:
         own = self._paths.host / name
         return own if own.exists() else self._paths.shared / name
@@ -134,14 +140,14 @@ def make_private_folder(path: Path) -> None:
 def read_or_make_key(path: Path, role: Role) -> KeyPair:
     """The key whose seed ``path`` holds, made (0600, atomically) if there is none. Raises StateError."""
     while True:
-        found = _read_key(path, role)
+        found = read_key(path, role)
         if found is not None:
             return found
         make_private_folder(path.parent)
         _write_new_key(path, KeyPair.generate(role))
 
 
-def _read_key(path: Path, role: Role) -> KeyPair | None:
+def read_key(path: Path, role: Role) -> KeyPair | None:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno())

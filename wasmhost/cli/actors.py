@@ -87,7 +87,7 @@ def image_reference(text: str) -> str:
     if "://" in text or text.startswith("bundled:"):
         return text
     path = Path(text).expanduser()
-    if path.exists() or text.startswith(("/", "./", "../", "~")) or path.suffix == ".wasm":
+    if path.exists() or text.startswith(("/", "./", "../", "~")) or text.endswith((".wasm", ".par", ".par.gz")):
         return f"file://{path.absolute()}"
     return text
 

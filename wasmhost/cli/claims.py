@@ -182,7 +182,7 @@ def sign(
         )
     except LatticeError as error:
         raise named(error, file) from error
-    _replace(target, signed)
+    replace_file(target, signed)
     claims = lattice_claims.read_actor(signed)
     if app.output.json:
         app.output.document({"file": str(target.absolute()), **claims_document(claims, now)})
@@ -204,7 +204,7 @@ def contract_id(text: str) -> str:
     raise invalid(f"'{text}' is no contract", f"write vendor:name, or one of {', '.join(SHORT_CONTRACTS)}")
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
     """Write the file whole or not at all. Raises Problem."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

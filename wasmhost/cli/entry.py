@@ -115,6 +115,15 @@ cli = Group(
             },
         ),
         "inspect": f"{_CLI}.inspection:inspect",
+        "par": Group(
+            "par",
+            "Pack native providers into signed archives, and look into archives.",
+            {
+                "create": f"{_CLI}.par:create",
+                "inspect": f"{_CLI}.par:inspect",
+                "insert": f"{_CLI}.par:insert",
+            },
+        ),
         "keys": Group(
             "keys",
             "Make and show keys.",

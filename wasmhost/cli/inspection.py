@@ -17,7 +17,8 @@ from wasmhost.cli.app import App, output_option, pass_app
 from wasmhost.cli.claims import claims_document, day, named, opened, time_problem
 from wasmhost.cli.output import duration
 from wasmhost.cli.problems import invalid
-from wasmhost.images.archive_file import read_archive_claims
+from wasmhost.images.archive_file import ArchiveContents, examine_archive
+from wasmhost.images.files import ImageError
 from wasmhost.images.reference import BundledReference, parse
 
 _GZIP, _ELF = b"\x1f\x8b", b"\x7fELF"
@@ -44,7 +45,7 @@ def inspect(app: App, file: str, jwt_only: bool) -> None:
     with opened(path) as stream:
         head = stream.read(512)
     if head.startswith(_GZIP) or head[_TAR_MARK] == b"ustar":
-        _show_provider(app, path, _provider_claims(path), jwt_only=jwt_only)
+        show_archive(app, path, jwt_only=jwt_only)
         return
     if head.startswith(_ELF):
         raise invalid(
@@ -63,13 +64,6 @@ def _actor_claims(path: Path, data: bytes) -> ActorClaims:
         return lattice_claims.read_actor(data)
     except LatticeError as error:
         raise named(error, path) from error
-
-
-def _provider_claims(path: Path) -> ProviderClaims:
-    try:
-        return read_archive_claims(path)
-    except MalformedMessage as error:
-        raise invalid(str(error), "get the archive again from whoever made it") from error
 
 
 def _print_token(app: App, token: str) -> None:
@@ -127,14 +121,38 @@ def provider_document(claims: ProviderClaims, now: float) -> dict[str, Any]:
     }
 
 
-def _show_provider(app: App, path: Path, claims: ProviderClaims, *, jwt_only: bool) -> None:
+def archive_document(path: Path, contents: ArchiveContents, now: float) -> dict[str, Any]:
+    """A provider archive as ``-o json`` shows it."""
+    return {
+        "file": str(path.absolute()),
+        "kind": "provider",
+        **provider_document(contents.claims, now),
+        "compressed": contents.compressed,
+        "programs": [{"target": each.target, "size": each.size, "sha256": each.digest} for each in contents.programs],
+    }
+
+
+def examined(path: Path) -> ArchiveContents:
+    """What is in the archive at ``path``, checked. Raises Problem."""
+    try:
+        return examine_archive(path)
+    except MalformedMessage as error:
+        raise invalid(str(error), "get the archive again from whoever made it") from error
+    except ImageError as error:
+        raise invalid(str(error)) from error
+
+
+def show_archive(app: App, path: Path, *, jwt_only: bool = False) -> None:
+    """Print what is in an archive, after checking signature and hashes. Raises Problem."""
+    contents = examined(path)
+    claims, now = contents.claims, time.time()
     if jwt_only:
         _print_token(app, claims.token)
         return
-    now = time.time()
     if app.output.json:
-        app.output.document({"file": str(path.absolute()), "kind": "provider", **provider_document(claims, now)})
+        app.output.document(archive_document(path, contents, now))
         return
+    packed = {each.target: f"{each.size} bytes" for each in contents.programs}
     app.output.facts(
         [
             ("provider", claims.subject),
@@ -144,10 +162,12 @@ def _show_provider(app: App, path: Path, claims: ProviderClaims, *, jwt_only: bo
             ("contract", claims.contract_id),
             ("version", claims.version),
             ("revision", str(claims.revision)),
-            ("targets", ", ".join(target for target, _ in claims.target_hashes)),
             ("valid", _validity(claims, now)),
         ]
     )
+    app.output.text("programs")
+    for target, _ in claims.target_hashes:
+        app.output.text(f"  {target}  {packed.get(target, 'signed, but not in the archive')}")
 
 
 def _show_bundled(app: App, provider: BundledProvider) -> None:

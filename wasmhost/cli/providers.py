@@ -132,7 +132,7 @@ def find_on(inventory: Inventory, provider_id: str, link_name: str) -> ProviderD
 def start_provider(
     app: App, *, image: str, host_text: str | None, link_name: str, configuration: str | None, config_file: Path | None
 ) -> None:
-    """Start the provider IMAGE, such as `bundled:httpserver`.
+    """Start the provider IMAGE: `bundled:httpserver`, or an archive (.par, .par.gz).
 
     Waits until it is ready, or says why it is not.
     """
@@ -149,6 +149,8 @@ def start_provider(
         app.output.document({**provider_document(provider), "host_id": inventory.host_id})
         return
     app.output.text(f"started {_shown(provider)} on {inventory.friendly_name}")
+    if provider.state not in ("", "ready"):
+        app.output.say(f"It is {provider.state}: {provider.error or 'no reason given'}.")
 
 
 def _shown(provider: ProviderDescription) -> str:

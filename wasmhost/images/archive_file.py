@@ -64,6 +64,41 @@ def load_archive(path: Path, *, trusted: Collection[str], programs: ProgramStore
     return ArchiveImage(claims, found)
 
 
+@dataclass(frozen=True, slots=True)
+class PackedProgram:
+    """One program in an archive."""
+
+    target: str
+    size: int
+    digest: str
+    """Upper-case hex SHA-256."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveContents:
+    """All that an archive holds, checked against its claims; whoever signed them, and for whatever time."""
+
+    claims: ProviderClaims
+    programs: tuple[PackedProgram, ...]
+    compressed: bool
+
+
+def examine_archive(path: Path) -> ArchiveContents:
+    """Read the archive at ``path`` to its end. Blocks on the file. Raises ImageError and MalformedMessage."""
+    with opened(path, most=MAX_ARCHIVE, wanted=_WANTED) as file:
+        try:
+            archive = Archive.open(file)
+            programs = []
+            for program in archive.programs():
+                for _ in program.chunks():
+                    pass
+                programs.append(PackedProgram(program.target, program.size, program.digest))
+        except LatticeError as error:
+            name_file(error, path)
+            raise
+    return ArchiveContents(archive.claims, tuple(programs), archive.compressed)
+
+
 def read_archive_claims(path: Path) -> ProviderClaims:
     """What the archive at ``path`` says about itself; signed, but maybe by nobody trusted. Blocks on the file.
 

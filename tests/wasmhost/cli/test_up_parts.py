@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lattice import claims, wasmfile
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
+from tests.support import archives
+from tests.support.actors import ACCOUNT
 from tests.support.processes import ROOT
 from wasmhost.apps import manifest
 from wasmhost.cli.exit_codes import ExitCode
@@ -168,3 +171,40 @@ def test_an_expired_file_is_not_authorised(tmp_path: Path, keyring: Keyring) -> 
     with pytest.raises(Problem, match="expired") as caught:
         prepared(tmp_path, keyring)
     assert caught.value.exit_code is ExitCode.NOT_AUTHORISED
+
+
+def test_a_provider_archive_is_read_as_far_as_its_claims(tmp_path: Path, keyring: Keyring) -> None:
+    archives.pack(tmp_path, b"program", contract_id="acme:thing", name="thing.par.gz", compress=True)
+    application = prepared(tmp_path, keyring, str(ECHO), provider="./thing.par.gz", contract="acme:thing")
+    (image,) = application.providers.values()
+    assert (image.reference, image.public_key) == (f"file://{tmp_path}/thing.par.gz", archives.SERVICE.public)
+    (archive,) = application.archives
+    assert archive.claims.issuer == ACCOUNT.public
+
+
+@pytest.mark.parametrize(
+    ("claims_of_it", "words", "code"),
+    [
+        ({"contract_id": "acme:other"}, "offers acme:other, not acme:thing", ExitCode.USAGE),
+        ({"contract_id": "acme:thing", "expires": 1000}, "expired", ExitCode.NOT_AUTHORISED),
+    ],
+)
+def test_an_archive_that_will_not_do_is_told_before_anything_starts(
+    tmp_path: Path, keyring: Keyring, claims_of_it: dict[str, Any], words: str, code: ExitCode
+) -> None:
+    archives.pack(tmp_path, b"program", name="thing.par", **claims_of_it)
+    with pytest.raises(Problem, match=words) as caught:
+        prepared(tmp_path, keyring, str(ECHO), provider="./thing.par", contract="acme:thing")
+    assert caught.value.exit_code is code
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "there is no file"), (b"hello", "ends too early")])
+def test_a_file_that_is_no_archive_is_told_with_its_place(
+    tmp_path: Path, keyring: Keyring, content: bytes | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / "thing.par").write_bytes(content)
+    with pytest.raises(Problem, match=words) as caught:
+        prepared(tmp_path, keyring, str(ECHO), provider="./thing.par", contract="acme:thing")
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert "thing.par" in str(caught.value)

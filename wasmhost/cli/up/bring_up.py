@@ -29,12 +29,13 @@ from wasmhost.cli.up.background import Report, up_folder
 from wasmhost.cli.up.deploy import Deployment
 from wasmhost.cli.up.further_hosts import FurtherHost, stop_all
 from wasmhost.cli.up.history import EMBEDDED, History
-from wasmhost.cli.up.images import PreparedApplication, prepare
+from wasmhost.cli.up.images import PreparedActor, PreparedApplication, PreparedArchive, prepare
 from wasmhost.cli.up.progress import Progress
 from wasmhost.cli.up.server import keep as keep_server
 from wasmhost.config import HostConfig, NatsEndpoint
 from wasmhost.context import Context, UpRecord
 from wasmhost.host import Host
+from wasmhost.leftovers import HOST_MARK, end_leftovers
 from wasmhost.nats_server import NatsServer
 from wasmhost.state import Keyring, StateError, StateFolder, StatePaths
 
@@ -154,6 +155,7 @@ class _Up:
         for group in filter(None, groups):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
+        end_leftovers(HOST_MARK, str(self._config.state_dir))  # who left those groups
         UpRecord.remove(self._config.paths.host)
         os._exit(ExitCode.INTERRUPTED)
 
@@ -239,12 +241,13 @@ class _Up:
         for application in applications:
             for component, key in application.names():
                 self._progress.names[key] = component
-            for actor in application.actors:
-                account = actor.claims.issuer
-                if actor.signed_here:
-                    self._progress.step(f"Signed {_shown(actor.path)} with your development key ({account[:12]}…).")
+            files: list[PreparedActor | PreparedArchive] = [*application.actors, *application.archives]
+            for file in files:
+                account = file.claims.issuer
+                if isinstance(file, PreparedActor) and file.signed_here:
+                    self._progress.step(f"Signed {_shown(file.path)} with your development key ({account[:12]}…).")
                 elif account not in accounts | config.trusted_issuers:
-                    self._progress.step(f"Trusting account {account[:12]}… for now: it signed {_shown(actor.path)}.")
+                    self._progress.step(f"Trusting account {account[:12]}… for now: it signed {_shown(file.path)}.")
                 accounts.add(account)
         accounts.add(Keyring(config.paths).account().public)
         config = replace(config, trusted_issuers=config.trusted_issuers | accounts)

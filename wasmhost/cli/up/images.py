@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lattice import bundled
-from lattice.claims import ActorClaims, ClaimsError, check_times, read_actor, sign_actor
+from lattice.claims import ActorClaims, ClaimsError, ProviderClaims, check_times, read_actor, sign_actor
 from lattice.claims import Problem as ClaimsProblem
 from lattice.errors import LatticeError
 from wasmhost.apps.application import ActorComponent, Application, CapabilityComponent, Mark
 from wasmhost.apps.planner import Image
 from wasmhost.cli import exit_codes
 from wasmhost.cli.problems import Problem, from_error, invalid
+from wasmhost.images.archive_file import read_archive_claims
+from wasmhost.images.files import name_file
 from wasmhost.images.reference import BundledReference, FileReference, parse
 from wasmhost.state import Keyring, make_private_folder
 
@@ -37,6 +39,14 @@ class PreparedActor:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedArchive:
+    """A capability component whose provider archive was found signed; its programs have not been looked at."""
+
+    path: Path
+    claims: ProviderClaims
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedApplication:
     """An application whose images exist."""
 
@@ -44,6 +54,8 @@ class PreparedApplication:
     actors: tuple[PreparedActor, ...]
     providers: Mapping[str, Image]
     """By component name."""
+    archives: tuple[PreparedArchive, ...] = ()
+    """Those of the providers that are files."""
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Component name and public key of everything in it."""
@@ -70,29 +82,48 @@ def prepare(applications: Sequence[Application], *, keyring: Keyring, folder: Pa
     """
     prepared = []
     for application in applications:
-        providers = {c.name: _prepare_provider(application, c) for c in application.capabilities}
+        archives: list[PreparedArchive] = []
+        providers = {c.name: _prepare_provider(application, c, archives) for c in application.capabilities}
         actors = tuple(_prepare(application, component, keyring, folder) for component in application.actors)
-        prepared.append(PreparedApplication(application, actors, providers))
+        prepared.append(PreparedApplication(application, actors, providers, tuple(archives)))
     return tuple(prepared)
 
 
-def _prepare_provider(application: Application, component: CapabilityComponent) -> Image:
+def _prepare_provider(
+    application: Application, component: CapabilityComponent, archives: list[PreparedArchive]
+) -> Image:
+    """The image of a provider; what an archive says of itself is added to ``archives``."""
     try:
-        reference = parse(component.image, base=application.folder)
-        if not isinstance(reference, BundledReference):
-            raise invalid(
-                f"{component.mark}: {component.image} is a file; provider archives are not supported yet",
-                "use a bundled provider, such as bundled:httpserver",
-            )
-        known = bundled.find(component.image)
+        place = parse(component.image, base=application.folder)
+        if isinstance(place, BundledReference):
+            known = bundled.find(component.image)
+            image, contract = Image(component.image, known.public_key), known.contract_id
+        else:
+            archive = _read_archive(Path(os.path.normpath(place.path)))
+            archives.append(archive)
+            image, contract = Image(f"file://{archive.path}", archive.claims.subject), archive.claims.contract_id
+    except ClaimsError as error:
+        problem = from_error(error)
+        hint = problem.hint if problem is not None else ""
+        raise Problem(str(error), exit_code=exit_codes.for_artifact(error.problem), hint=hint) from error
     except LatticeError as error:
         raise _at(component.mark, error) from error
-    if known.contract_id != component.contract:
+    if contract != component.contract:
         raise invalid(
-            f"{component.mark}: {component.image} offers {known.contract_id}, not {component.contract}",
-            f"write contract: {known.contract_id}",
+            f"{component.mark}: {component.image} offers {contract}, not {component.contract}",
+            f"write contract: {contract}",
         )
-    return Image(component.image, known.public_key)
+    return image
+
+
+def _read_archive(path: Path) -> PreparedArchive:
+    claims = read_archive_claims(path)
+    try:
+        check_times(claims, time.time())
+    except LatticeError as error:
+        name_file(error, path)
+        raise
+    return PreparedArchive(path, claims)
 
 
 def _prepare(application: Application, component: ActorComponent, keyring: Keyring, folder: Path) -> PreparedActor:
