@@ -29,6 +29,8 @@ class Crowd:
     """From request to answer, of each that was served with the right body."""
     refused: list[float] = field(default_factory=list)
     """The same of each that was told to come back later."""
+    late: int = 0
+    """How many were let in, and told that their time was over."""
     failed: Counter[str] = field(default_factory=Counter)
     """Everything else, by what it was."""
     processor: Mapping[str, float] = field(default_factory=dict)
@@ -136,5 +138,8 @@ def _judge(told: Crowd, answer: tuple[bytes, bytes], body: bytes, took: float) -
     if head.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after:" in head.lower():
         told.refused.append(took)
         return True
+    if head.startswith(b"HTTP/1.1 504 "):
+        told.late += 1
+        return False
     told.failed[head.partition(b"\r\n")[0].decode("latin-1") + " " + said[:160].decode("utf-8", "replace")] += 1
     return False
