@@ -167,7 +167,7 @@ def _explain(error: Exception, cause: Exception | None, options: ConnectOptions,
     if isinstance(reason, ssl.SSLError):
         return Unreachable(f"no TLS connection to {url}: {text}", code=Code.DISCONNECTED)
     if isinstance(reason, ConnectionRefusedError):
-        text = "connection refused; start one with: nats-server -js"
+        text = "connection refused; start a lattice with: wasmhost up (or a server with: nats-server -js)"
     elif isinstance(reason, TimeoutError):
         text = f"no answer within {options.connect_timeout:g} s"
     elif isinstance(reason, OSError):
