@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 from typing import Final
 from urllib.parse import urlsplit
@@ -28,6 +29,17 @@ def parse(text: str) -> tuple[str, ...]:
             )
         urls.append(url if port or split.scheme in ("ws", "wss") else f"{url.rstrip('/').rstrip(':')}:4222")
     return tuple(urls) or (DEFAULT,)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a server's address is of this machine only."""
+    host = urlsplit(url if "://" in url else f"nats://{url}").hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def without_login(url: str) -> str:

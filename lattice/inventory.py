@@ -38,10 +38,13 @@ class HostPing:
     lattice: str = "default"
     guests: str = ""
     """How its actors run, ``suspendable`` or ``threads``; an extra member that only our hosts send."""
+    clock_ms: int | None = None
+    """The host's time when it answered, in milliseconds since the epoch; an extra member that only our hosts send."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
             **({"guests": self.guests} if self.guests else {}),
+            **({"clock_ms": self.clock_ms} if self.clock_ms is not None else {}),
             "id": self.id,
             "issuer": self.issuer,
             "labels": dict(self.labels),
@@ -76,6 +79,7 @@ class HostPing:
             prov_rpc_host=fields.text("prov_rpc_host"),
             lattice=fields.text("lattice") or fields.text("lattice_prefix") or "default",
             guests=fields.text("guests"),
+            clock_ms=fields.optional_count("clock_ms"),
         )
 
 

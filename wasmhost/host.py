@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 import structlog
 
 from lattice import events, subjects
+from lattice.addresses import is_loopback
 from lattice.antiforgery import Signer
 from lattice.chunks import Chunks
 from lattice.connection import Connection, ConnectOptions, connect
@@ -268,14 +267,3 @@ class Host:
 
     async def _drain_actors(self) -> None:
         await self.actors.drain(self._drain_timeout)
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a server's address is of this machine only."""
-    host = urlsplit(url if "://" in url else f"nats://{url}").hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -67,6 +67,7 @@ class HostFacts:
             prov_rpc_host=without_login(config.providers.url),
             lattice=config.lattice,
             guests=self._guests,
+            clock_ms=round(time.time() * 1000),
         )
 
     def inventory(self, *, short: bool = False) -> Inventory:

@@ -142,6 +142,7 @@ cli = Group(
                 "default": f"{_CLI}.contexts:default",
             },
         ),
+        "doctor": f"{_CLI}.doctor.command:doctor",
         "completions": f"{_CLI}.completions:completions",
     },
 )

@@ -65,6 +65,11 @@ class Session:
         finally:
             await connection.drain()
 
+    @property
+    def window(self) -> float:
+        """Seconds to wait for answers of nobody knows how many hosts."""
+        return self._window
+
     @asynccontextmanager
     async def rpc_connection(self) -> AsyncIterator[Connection]:
         """The connection for calls, where that is another one. Raises Unreachable."""

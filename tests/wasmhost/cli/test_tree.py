@@ -32,7 +32,8 @@ COMMANDS = """
     start provider / stop actor / stop provider / stop host / update actor / scale actor / link put / link del /
     link query / call / claims inspect / claims sign / claims token actor / claims token provider / inspect /
     par create / par inspect / par insert /
-    keys gen / keys list / keys get / events / logs / spy / ctx list / ctx new / ctx del / ctx default / completions
+    keys gen / keys list / keys get / events / logs / spy / ctx list / ctx new / ctx del / ctx default /
+    doctor / completions
 """
 
 

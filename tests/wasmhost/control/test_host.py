@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from lattice import bundled, subjects
+from lattice.addresses import is_loopback
 from lattice.antiforgery import Signer
 from lattice.claims import ProviderClaims, read_actor
 from lattice.client import ControlClient
@@ -29,7 +30,7 @@ from tests.support.actors import ACCOUNT, caller, signed, write
 from tests.support.nats import NatsServer, free_port
 from tests.wasmhost.control.waiting import EventLog, alive, until
 from wasmhost.config import HostConfig, NatsEndpoint
-from wasmhost.host import Host, is_loopback
+from wasmhost.host import Host
 from wasmhost.provider_image import ProviderImage, ProviderImages
 from wasmhost.state import StateError
 
