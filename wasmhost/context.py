@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -151,17 +152,21 @@ def resolve(
     lattice: str | None = None,
     cluster_seed: str | None = None,
     timeout: float | None = None,
+    typed: Mapping[str, str] = MappingProxyType({}),
 ) -> Context:
-    """The context from flags (the keyword arguments), ``environ``, contexts and the record of a running ``up``.
+    """The context from flags, ``environ``, contexts and the record of a running ``up``.
 
-    Each member comes from the nearest source that has it. What is farther than the source of the address means nothing
-    any more, unless the user named it: a lattice name or credentials would be those of another server.
+    Flags are the keyword arguments; ``typed`` holds those of the classic command line, by the variable that each stands
+    for. Each member comes from the nearest source that has it. What is farther than the source of the address means
+    nothing any more, unless the user named it: a lattice name or credentials would be those of another server.
     Raises ContextError.
     """
     settings = _Settings(environ)
     flags = Bundle(source="--nats-url", nats_url=nats_url or "", lattice=lattice or "", cluster_seed=cluster_seed or "")
+    words = _Settings(typed)
+    classic = replace(words.bundle(), source="the command line")
     variables = settings.bundle()
-    chosen = [b for b in (flags, bundles.named, variables, bundles.from_environment) if b is not None]
+    chosen = [b for b in (flags, classic, bundles.named, variables, bundles.from_environment) if b is not None]
     implied = [b for b in (*bundles.project, bundles.default, record.bundle() if record else None) if b is not None]
     sources = list(chosen)
     for bundle in implied:
@@ -181,8 +186,10 @@ def resolve(
     login = next((one for one in sources if one.credentials or one.user_jwt or one.user_seed), None)
     jwt, seed = settings.login(login) if login else ("", "")
     # The variables for calls belong to those for commands: an address from nearer by is for both.
-    both = origin is not None and (origin is flags or origin is bundles.named)
-    rpc = Bundle() if both else settings.rpc_bundle()
+    both = origin is not None and any(origin is one for one in (flags, classic, bundles.named))
+    rpc = words.rpc_bundle()
+    if rpc == _Settings({}).rpc_bundle():
+        rpc = Bundle() if both else settings.rpc_bundle()
     rpc_jwt, rpc_seed = settings.login(rpc)
     context = Context(
         nats_url=url,
@@ -194,14 +201,18 @@ def resolve(
         rpc_jwt=rpc_jwt,
         rpc_seed=rpc_seed,
         cluster_seed=first("cluster_seed"),
-        js_domain=settings.first("WASMCLOUD_JS_DOMAIN"),
-        timeout=settings.seconds("WASMCLOUD_CTL_TIMEOUT_MS") or DEFAULT_TIMEOUT,
-        rpc_timeout=timeout or settings.seconds("WASMCLOUD_RPC_TIMEOUT_MS"),
+        js_domain=words.first("WASMCLOUD_JS_DOMAIN") or settings.first("WASMCLOUD_JS_DOMAIN"),
+        timeout=words.seconds("WASMCLOUD_CTL_TIMEOUT_MS")
+        or settings.seconds("WASMCLOUD_CTL_TIMEOUT_MS")
+        or DEFAULT_TIMEOUT,
+        rpc_timeout=timeout
+        or words.seconds("WASMCLOUD_RPC_TIMEOUT_MS")
+        or settings.seconds("WASMCLOUD_RPC_TIMEOUT_MS"),
         patience=timeout,
         source=source,
     )
-    if settings.problems:
-        raise ContextError("\n".join(settings.problems))
+    if problems := words.problems + settings.problems:
+        raise ContextError("\n".join(problems))
     return context
 
 

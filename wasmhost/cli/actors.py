@@ -28,6 +28,8 @@ START_TIMEOUT = 60.0
 """Seconds: compiling a large module takes its time."""
 STOP_TIMEOUT = 15.0
 LOOK = "wasmhost get actors"
+_COUNT_FLAGS = ("--count", "--max", "--max-concurrent", "--max-instances")
+"""What generations of the classic client call the wanted number of instances."""
 
 
 def actor_document(actor: ActorDescription) -> dict[str, Any]:
@@ -200,7 +202,9 @@ def failure(data: Any) -> Problem:
 
 @click.command("actor", short_help="start an actor")
 @click.argument("image")
-@click.option("--host", "host_text", metavar="HOST", help="Host to start it on (default: the least busy one).")
+@click.option(
+    "--host", "--host-id", "host_text", metavar="HOST", help="Host to start it on (default: the least busy one)."
+)
 @click.option("--count", type=click.IntRange(1, 65535), default=1, show_default=True, help="Instances to start.")
 @click.option("--limit", "limit_texts", multiple=True, metavar="NAME=N", help="For example memory_mib=128. Repeatable.")
 @lattice_options
@@ -304,12 +308,13 @@ async def _placed(session: Session, actor_id: str, host_id: str) -> Placed:
 
 
 @click.command("actor", short_help="stop an actor")
-@click.argument("actor")
-@click.option("--host", "host_text", metavar="HOST", help="Only on this host (default: wherever it runs).")
+@click.argument("names", nargs=-1, required=True, metavar="ACTOR")
+@click.option("--host", "--host-id", "host_text", metavar="HOST", help="Only on this host (default: wherever it runs).")
 @lattice_options
 @pass_app
-def stop_actor(app: App, actor: str, host_text: str | None) -> None:
-    """Stop all instances of ACTOR; calls in flight finish."""
+def stop_actor(app: App, names: tuple[str, ...], host_text: str | None) -> None:
+    """Stop all instances of ACTOR; calls in flight finish. The classic order HOST ACTOR is accepted too."""
+    actor, host_text = actor_and_host(names, host_text, "stop")
 
     async def work(session: Session) -> list[Placed]:
         meant, inventories = await find_running(session, actor)
@@ -322,6 +327,21 @@ def stop_actor(app: App, actor: str, host_text: str | None) -> None:
         return
     for placed in stopped:
         app.output.text(f"stopped {placed.name} ({shorten(placed.actor_id, 13)}) on {placed.host_name}")
+
+
+def actor_and_host(names: Sequence[str], host_text: str | None, verb: str) -> tuple[str, str | None]:
+    """Actor and host of ACTOR, or of HOST ACTOR as the classic command line has it. Raises Problem."""
+    if len(names) == 1:
+        return names[0], host_text
+    if len(names) == 2 and host_text is None:
+        return names[1], names[0]
+    raise invalid("name one actor", f"for example `wasmhost {verb} actor echo --host HOST`")
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdigit() and int(text) <= 65535:
+        return int(text)
+    raise invalid(f"'{text}' is no number of instances from 0 to 65535", "for example `wasmhost scale actor echo 3`")
 
 
 async def hosts_of(
@@ -377,13 +397,24 @@ async def stop_and_wait(
 
 
 @click.command("actor", short_help="change how many instances of an actor run")
-@click.argument("actor")
-@click.argument("count", type=click.IntRange(0, 65535))
-@click.option("--host", "host_text", metavar="HOST", help="On this host (needed when it runs on several).")
+@click.argument("names", nargs=-1, required=True, metavar="ACTOR COUNT")
+@click.option("--host", "--host-id", "host_text", metavar="HOST", help="On this host (needed when it runs on several).")
+@click.option(*_COUNT_FLAGS, "count", type=click.IntRange(0, 65535), hidden=True)
 @lattice_options
 @pass_app
-def scale_actor(app: App, actor: str, count: int, host_text: str | None) -> None:
-    """Run COUNT instances of ACTOR; 0 stops it. Calls in flight finish."""
+def scale_actor(app: App, names: tuple[str, ...], host_text: str | None, count: int | None) -> None:
+    """Run COUNT instances of ACTOR; 0 stops it. Calls in flight finish. The classic order HOST ACTOR --count COUNT is
+    accepted too.
+    """
+    if count is None and len(names) > 1:
+        *rest, text = names
+        names, count = tuple(rest), _count(text)
+    if count is None:
+        raise invalid("say how many instances there should be", "for example `wasmhost scale actor echo 3`")
+    instances = count
+    if len(names) == 3 and host_text is None:  # HOST ACTOR IMAGE: the image is that of the actor
+        names = names[:2]
+    actor, host_text = actor_and_host(names, host_text, "scale")
 
     async def work(session: Session) -> Placed:
         meant, inventories = await find_running(session, actor)
@@ -392,7 +423,7 @@ def scale_actor(app: App, actor: str, count: int, host_text: str | None) -> None
             raise invalid(f"{meant.describe()} runs on {len(host_ids)} hosts", "choose one with --host")
         reference, annotations = _one_set(meant, host_ids[0], inventories)
         placed = await scale_and_wait(
-            session, host_ids[0], reference, actor_id=meant.key, count=count, annotations=annotations
+            session, host_ids[0], reference, actor_id=meant.key, count=instances, annotations=annotations
         )
         return replace(placed, name=placed.name or meant.name, image_ref=reference)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lattice.keys import Role
+from wasmhost.cli.classic import completed, connection_options
 from wasmhost.cli.output import Output
 from wasmhost.context import Bundles, Context, UpRecord, login, resolve
 from wasmhost.context_files import Bundle, ContextStore
@@ -41,6 +42,8 @@ class App:
     name: str = ""
     """Name of the ``up`` or host that is meant, where a user runs several."""
     context_name: str = ""
+    classic: dict[str, str] = field(default_factory=dict, repr=False)
+    """Flags of the classic command line, by the variable that each stands for."""
     held: Held | None = field(default=None, repr=False)
     """The connection of a command that goes on watching."""
 
@@ -54,6 +57,7 @@ class App:
             lattice=self.lattice,
             cluster_seed=self.cluster_seed,
             timeout=self.timeout,
+            typed=completed(self.classic, os.environ),
         )
 
     @property
@@ -147,6 +151,10 @@ def _remember(name: str) -> Callable[[click.Context, click.Parameter, Any], None
     return keep
 
 
+def _remember_classic(ctx: click.Context, variable: str, value: str) -> None:
+    ctx.ensure_object(App).classic[variable] = value
+
+
 def _choose_output(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
         ctx.ensure_object(App).output.json = value == "json"
@@ -186,6 +194,8 @@ def lattice_options(command: F) -> F:
         ),
         state_option,
         context_option,
+        connection_options(_remember_classic),
+        click.option("--lattice-prefix", hidden=True, expose_value=False, callback=_remember("lattice")),
         click.option(
             "-x", "--lattice", metavar="NAME", help="Lattice name.", expose_value=False, callback=_remember("lattice")
         ),

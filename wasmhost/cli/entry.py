@@ -55,6 +55,47 @@ class Group(click.Group):
 
 _CLI = "wasmhost.cli"
 
+_VERBS: dict[str, str | click.Command] = {
+    "get": Group(
+        "get",
+        "Show what is in the lattice.",
+        {
+            "hosts": f"{_CLI}.hosts:get_hosts",
+            "inventory": f"{_CLI}.hosts:get_inventory",
+            "actors": f"{_CLI}.actors:get_actors",
+            "providers": f"{_CLI}.providers:get_providers",
+            "links": f"{_CLI}.links:get_links",
+            "claims": f"{_CLI}.claims:get_claims",
+        },
+    ),
+    "start": Group(
+        "start",
+        "Start an actor or a provider.",
+        {"actor": f"{_CLI}.actors:start_actor", "provider": f"{_CLI}.providers:start_provider"},
+    ),
+    "stop": Group(
+        "stop",
+        "Stop an actor, a provider or a host.",
+        {
+            "actor": f"{_CLI}.actors:stop_actor",
+            "provider": f"{_CLI}.providers:stop_provider",
+            "host": f"{_CLI}.hosts:stop_host",
+        },
+    ),
+    "update": Group("update", "Put a newer revision in place.", {"actor": f"{_CLI}.update:update_actor"}),
+    "scale": Group("scale", "Change how many instances run.", {"actor": f"{_CLI}.actors:scale_actor"}),
+    "link": Group(
+        "link",
+        "Let actors use providers.",
+        {
+            "put": f"{_CLI}.links:put",
+            "del": f"{_CLI}.links:delete",
+            "query": f"{_CLI}.links:get_links",
+        },
+    ),
+}
+"""What the classic client has below ``ctl``, and has had without it since its 0.18."""
+
 cli = Group(
     "wasmhost",
     "Run signed WebAssembly actors and capability providers in one lattice over NATS.\n\n"
@@ -63,43 +104,7 @@ cli = Group(
         "up": f"{_CLI}.up.command:up",
         "down": f"{_CLI}.down:down",
         "host": f"{_CLI}.daemon:host",
-        "get": Group(
-            "get",
-            "Show what is in the lattice.",
-            {
-                "hosts": f"{_CLI}.hosts:get_hosts",
-                "inventory": f"{_CLI}.hosts:get_inventory",
-                "actors": f"{_CLI}.actors:get_actors",
-                "providers": f"{_CLI}.providers:get_providers",
-                "links": f"{_CLI}.links:get_links",
-                "claims": f"{_CLI}.claims:get_claims",
-            },
-        ),
-        "start": Group(
-            "start",
-            "Start an actor or a provider.",
-            {"actor": f"{_CLI}.actors:start_actor", "provider": f"{_CLI}.providers:start_provider"},
-        ),
-        "stop": Group(
-            "stop",
-            "Stop an actor, a provider or a host.",
-            {
-                "actor": f"{_CLI}.actors:stop_actor",
-                "provider": f"{_CLI}.providers:stop_provider",
-                "host": f"{_CLI}.hosts:stop_host",
-            },
-        ),
-        "update": Group("update", "Put a newer revision in place.", {"actor": f"{_CLI}.update:update_actor"}),
-        "scale": Group("scale", "Change how many instances run.", {"actor": f"{_CLI}.actors:scale_actor"}),
-        "link": Group(
-            "link",
-            "Let actors use providers.",
-            {
-                "put": f"{_CLI}.links:put",
-                "del": f"{_CLI}.links:delete",
-                "query": f"{_CLI}.links:get_links",
-            },
-        ),
+        **_VERBS,
         "call": f"{_CLI}.call:call",
         "claims": Group(
             "claims",
@@ -132,6 +137,7 @@ cli = Group(
         "events": f"{_CLI}.events:events",
         "logs": f"{_CLI}.logs:logs",
         "spy": f"{_CLI}.spy:spy",
+        "ctl": Group("ctl", "The same as without `ctl`, as older clients spell it.", _VERBS),
         "ctx": Group(
             "ctx",
             "Name lattices, to work in one of several.",

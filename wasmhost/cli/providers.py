@@ -15,7 +15,7 @@ from wasmhost.cli import actors, identify
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import Column, Output, Row, shorten
-from wasmhost.cli.problems import Problem, not_found, timed_out
+from wasmhost.cli.problems import Problem, invalid, not_found, timed_out
 from wasmhost.cli.session import Session, refused
 from wasmhost.cli.watching import watch_option
 
@@ -119,7 +119,9 @@ def find_on(inventory: Inventory, provider_id: str, link_name: str) -> ProviderD
 
 @click.command("provider", short_help="start a provider")
 @click.argument("image")
-@click.option("--host", "host_text", metavar="HOST", help="Host to start it on (default: the least busy one).")
+@click.option(
+    "--host", "--host-id", "host_text", metavar="HOST", help="Host to start it on (default: the least busy one)."
+)
 @click.option("--link-name", default="default", show_default=True, help="Name that links refer to.")
 @click.option("--config", "configuration", metavar="TEXT", help="Configuration text for the provider.")
 @click.option(
@@ -237,13 +239,24 @@ async def find_running(session: Session, text: str) -> tuple[Candidate, list[Inv
 
 
 @click.command("provider", short_help="stop a provider")
-@click.argument("provider")
+@click.argument("names", nargs=-1, required=True, metavar="PROVIDER")
 @click.option("--link-name", default=None, help="Only the one of this link name (default: all of them).")
-@click.option("--host", "host_text", metavar="HOST", help="Only on this host (default: wherever it runs).")
+@click.option("--host", "--host-id", "host_text", metavar="HOST", help="Only on this host (default: wherever it runs).")
 @lattice_options
 @pass_app
-def stop_provider(app: App, provider: str, link_name: str | None, host_text: str | None) -> None:
-    """Stop PROVIDER. Its links stay and take effect again when it is started."""
+def stop_provider(app: App, names: tuple[str, ...], link_name: str | None, host_text: str | None) -> None:
+    """Stop PROVIDER. Its links stay and take effect again when it is started.
+
+    The classic order HOST PROVIDER LINK_NAME CONTRACT is accepted too.
+    """
+    if len(names) == 4 and host_text is None and link_name is None:
+        host_text, provider, link_name, _ = names
+    elif len(names) == 3 and link_name is None and ":" in names[2]:  # as of 0.21: the host is a flag
+        provider, link_name, _ = names
+    elif len(names) == 1:
+        (provider,) = names
+    else:
+        raise invalid("name one provider", "for example `wasmhost stop provider keyvalue --host HOST`")
 
     async def work(session: Session) -> list[tuple[Inventory, ProviderDescription]]:
         meant, inventories = await find_running(session, provider)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wasmhost.cli.classic import completed
 from wasmhost.context import ContextError, UpRecord, process_ticks, resolve
 
 RECORD = UpRecord(pid=os.getpid(), nats_url="nats://127.0.0.1:7777", lattice="mine")
@@ -101,3 +102,19 @@ def test_the_record_of_an_earlier_process_of_the_same_number_counts_for_nothing(
 def test_a_damaged_record_counts_for_nothing(tmp_path: Path, content: str) -> None:
     (tmp_path / "up.json").write_text(content)
     assert UpRecord.read(tmp_path) is None
+
+
+def test_classic_flags_come_before_variables_and_name_the_whole_connection() -> None:
+    environ = {
+        "WASMCLOUD_CTL_HOST": "far",
+        "WASMCLOUD_CTL_PORT": "4000",
+        "WASMCLOUD_RPC_HOST": "rpc",
+        "WASMCLOUD_CTL_TIMEOUT_MS": "9000",
+    }
+    typed = completed({"WASMCLOUD_CTL_PORT": "5000", "WASMCLOUD_CTL_TIMEOUT_MS": "500"}, environ)
+    context = resolve(environ=environ, typed=typed)
+    assert (context.nats_url, context.rpc_url, context.timeout) == ("nats://far:5000", "", 0.5)
+    assert context.patience is None
+    typed = completed({"WASMCLOUD_RPC_HOST": "near", "WASMCLOUD_RPC_PORT": "6000"}, environ)
+    assert resolve(environ=environ, typed=typed).rpc_url == "nats://near:6000"
+    assert resolve(environ=environ, typed=typed, nats_url="nats://other").nats_url == "nats://other"

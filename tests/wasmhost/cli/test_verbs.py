@@ -1,0 +1,198 @@
+"""Every verb, in text and in JSON: what it prints, and the exit code it is pinned to."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+import structlog
+
+from lattice import claims, wasmfile
+from lattice.keys import KeyPair, Role
+from tests.support.nats import NatsServer, free_port
+from tests.support.processes import ROOT, WASMHOST, Running, user_environment
+from tests.wasmhost.cli.test_tree import LEAVES
+from wasmhost.cli.entry import run
+
+ECHO = ROOT / "actors" / "echo" / "echo_s.wasm"
+LATTICE = "cli-verbs"
+
+# (command line, exit code, members of the JSON document; "lines": one document per line; "": no document)
+SESSION = [
+    ("get hosts", 0, "hosts"),
+    ("get inventory", 0, "hosts"),
+    ("get inventory nowhere", 3, ""),
+    ("get actors", 0, "actors"),
+    ("get providers", 0, "providers"),
+    ("get links", 0, "links"),
+    ("get claims", 0, "claims"),
+    ("start actor {first}", 0, "actor_id host_id image_ref instances"),
+    ("start actor {folder}/missing.wasm", 3, ""),
+    ("start actor {folder}/bare.wasm", 2, ""),
+    ("start actor {folder}/foreign.wasm", 8, ""),
+    ("start actor {first} --host nowhere", 3, ""),
+    ("start actor {second}", 5, ""),
+    ("start provider bundled:keyvalue", 0, "provider_id state"),
+    ("start provider bundled:keyvalue", 5, ""),
+    ("start provider bundled:nothing", 3, ""),
+    ("link put changing keyvalue", 0, "actor_id provider_id contract_id link_name state"),
+    ("link put changing keyvalue novalue a:b", 2, ""),
+    ("link query", 0, "links"),
+    ("get links", 0, "links"),
+    ("call changing HttpServer.HandleRequest '{{}}'", 0, "actor_id operation result"),
+    ("call changing Nope.Nothing", 4, ""),
+    ("call changing Nope.Nothing '{{'", 2, ""),
+    ("call nobody Nope.Nothing", 3, ""),
+    ("call changing HttpServer.HandleRequest --cluster-seed {seed}", 8, ""),
+    ("scale actor changing 3", 0, "actor_id instances"),
+    ("scale actor {host} changing --max-concurrent 2", 0, "actor_id instances"),
+    ("scale actor changing many", 2, ""),
+    ("scale actor changing", 2, ""),
+    ("scale actor nobody 3", 3, ""),
+    ("update actor changing {second}", 0, "actor_id name updated"),
+    ("update actor changing {first}", 5, ""),
+    ("update actor changing", 2, ""),
+    ("ctl get actors", 0, "actors"),
+    ("ctl update actor {host} changing {folder}/missing.wasm", 3, ""),
+    ("logs changing", 0, "lines"),
+    ("logs nobody", 3, ""),
+    ("events --since 5m", 0, "lines"),
+    ("events --since 5m --follow --count 1", 0, "lines"),
+    ("events --since never", 2, ""),
+    ("spy nobody", 3, ""),
+    ("spy actor changing --count 2", 0, "lines"),
+    ("spy", 2, ""),
+    ("link del changing wasmcloud:keyvalue", 0, "deleted"),
+    ("link del changing wasmcloud:keyvalue", 3, ""),
+    ("stop actor {host} changing", 0, "actor_id stopped_on"),
+    ("stop actor changing", 3, ""),
+    ("stop provider {host} keyvalue default wasmcloud:keyvalue", 0, "stopped"),
+    ("stop provider keyvalue", 3, ""),
+    ("stop provider a b", 2, ""),
+    ("stop host nowhere", 3, ""),
+    ("claims inspect {first}", 0, "actor_id account_id name revision valid_now"),
+    ("claims inspect {folder}/bare.wasm", 2, ""),
+    ("claims sign {folder}/bare.wasm --name bare -d {folder}/signed.wasm", 0, "actor_id account_id"),
+    ("claims sign {folder}/missing.wasm", 2, ""),
+    ("keys gen account", 0, "kind public_key seed"),
+    ("keys gen nothing", 2, ""),
+    ("ctx new verbs --nats-url {url}", 0, ""),
+    ("ctx list", 0, "contexts"),
+    ("ctx default verbs", 0, ""),
+    ("ctx default nothing", 3, ""),
+    ("ctx del verbs", 0, ""),
+    ("ctx del verbs", 3, ""),
+    ("up {folder}/missing.yaml", 2, ""),
+    ("host --lattice a.b", 2, ""),
+    ("down", 0, "stopped"),
+    ("get hosts --lattice-prefix empty", 0, "hosts"),
+    ("get actors -x empty", 6, ""),
+    ("get hosts --ctl-host 127.0.0.1 --ctl-port {closed} --timeout-ms 500", 6, ""),
+    ("get hosts --timeout-ms soon", 2, ""),
+    ("get hosst", 2, ""),
+    ("stop host {host}", 0, "host_id stopped"),
+    ("stop host {host}", 6, ""),
+]
+
+
+@pytest.fixture(params=["text", "json"])
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def words(
+    form: str, nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, str]]:
+    """What stands in braces above; a host that trusts the account of these files runs meanwhile."""
+    account, module = KeyPair.generate(Role.ACCOUNT), KeyPair.generate(Role.MODULE)
+    bare = wasmfile.strip(ECHO.read_bytes())
+    (tmp_path / "bare.wasm").write_bytes(bare)
+    for name, signer, revision in (
+        ("v1", account, 1),
+        ("v2", account, 2),
+        ("foreign", KeyPair.generate(Role.ACCOUNT), 1),
+    ):
+        signed = claims.sign_actor(
+            bare,
+            account=signer,
+            module=module,
+            name="Changing",
+            revision=revision,
+            capabilities=("wasmcloud:httpserver", "wasmcloud:keyvalue"),
+        )
+        (tmp_path / f"{name}.wasm").write_bytes(signed)
+    lattice = f"{LATTICE}-{form}"
+    env = user_environment(tmp_path / "home", WASMHOST_NATS_URL=nats_server.url, WASMCLOUD_LATTICE=lattice)
+    for name in ("HOME", "WASMHOST_NATS_URL", "WASMCLOUD_LATTICE"):
+        monkeypatch.setenv(name, env[name])
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    daemon = Running(["host", "--trust", account.public, "--allow-file-load", "--name", "verbs"], env=env)
+    try:
+        daemon.wait_for_output("host.started")
+        yield {
+            "folder": str(tmp_path),
+            "first": str(tmp_path / "v1.wasm"),
+            "second": str(tmp_path / "v2.wasm"),
+            "host": "verbs",
+            "url": nats_server.url,
+            "seed": KeyPair.generate(Role.CLUSTER).seed,
+            "closed": str(free_port()),
+        }
+    finally:
+        daemon.kill()
+        structlog.reset_defaults()
+
+
+@contextmanager
+def calls() -> Iterator[None]:
+    """Somebody calls the actor all the time."""
+    over = threading.Event()
+
+    def call() -> None:
+        while not over.is_set():
+            subprocess.run(
+                [*WASMHOST, "call", "changing", "HttpServer.HandleRequest"], capture_output=True, check=False
+            )
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        caller.join()
+
+
+def test_every_verb_is_in_the_table() -> None:
+    lines = [line for line, _, _ in SESSION]
+    missing = [path for path, _ in LEAVES if not any(line.split()[: len(path)] == list(path) for line in lines)]
+    assert missing == []
+
+
+def test_a_session_of_all_verbs(form: str, words: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    for line, code, members in SESSION:
+        arguments = shlex.split(line.format(**words))
+        with calls() if arguments[0] == "spy" else nullcontext():
+            ended = run(["-o", form, *arguments])
+        shown = capsys.readouterr()
+        report = f"{line!r} ended with {ended}, not {code}\n{shown.out}\n{shown.err}"
+        assert ended == code, report
+        if code == 0 and form == "json":
+            documents = [json.loads(text) for text in shown.out.splitlines()] if members == "lines" else []
+            document = documents[-1] if documents else json.loads(shown.out)
+            assert set(members.removeprefix("lines").split()) <= set(document), report
+        elif code == 0:
+            assert "Traceback" not in shown.out + shown.err, report
+        elif form == "json":
+            assert json.loads(shown.err.splitlines()[-1])["exit_code"] == code, report
+            assert shown.out == "", report
+        else:
+            assert "Error: " in shown.err, report
