@@ -2,11 +2,10 @@
 
 ``wasmhost up`` with a slow actor on one instance, whose callers give up after a quarter of a second. Rounds alternate
 between few clients, who can all be served, and a crowd, most of whom have to be refused. What counts: the crowd's
-accepted calls keep the rate of the few, hardly any is accepted in vain (504), the refused ones are told at once, processes
-stay as large as they were, and when the crowd is gone the next answer comes as fast as ever. Anything but the
+accepted calls keep the rate of the few, hardly any is accepted in vain (504), the refused ones are told at once,
+processes stay as large as they were, and when the crowd is gone the next answer comes as fast as ever. Anything but the
 right answer, a 503 with ``Retry-After`` or a 504 is a failure. A refused client asks again after 0.2 s; in the last
-figure, at once.
-Run it with ``python -m benchmarks.overload``.
+figure, at once. Run it with ``python -m benchmarks.overload``.
 """
 
 from __future__ import annotations

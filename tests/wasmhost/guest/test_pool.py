@@ -471,6 +471,26 @@ async def test_10_000_calls_leave_nothing_behind(make_pool: PoolMaker, engine: E
     assert after[1] < before[1] + 8_000
 
 
+async def test_hundreds_of_idle_instances_take_little_memory(make_pool: PoolMaker) -> None:
+    gate, number = asyncio.Event(), 300
+
+    async def answer(_call: HostCall, _context: CallContext) -> bytes:
+        await gate.wait()
+        return b""
+
+    pool = await make_pool("asks_host", host_calls=answer, instances=number)
+    await pool.start_one()
+    before = usage()[1]
+    calls = [asyncio.create_task(pool.call("Ask.Host", b"", context(60))) for _ in range(number)]
+    async with asyncio.timeout(60):
+        while pool.active < number:  # noqa: ASYNC110 - the pool announces nothing that a caller does not await
+            await asyncio.sleep(0.01)
+    gate.set()
+    await asyncio.gather(*calls)
+    assert (pool.started, pool.active) == (number, 0)
+    assert (usage()[1] - before) / number < 150, "KiB each"
+
+
 def usage() -> tuple[int, int]:
     """Open descriptors, resident memory in KiB."""
     gc.collect()
