@@ -27,7 +27,6 @@ from tests.wasmhost.control.room import Room, opened
 from tests.wasmhost.control.waiting import alive, until
 from wasmhost.config import HostConfig
 from wasmhost.health import Condition
-from wasmhost.log_lines import read_log_line
 from wasmhost.provider_image import ProviderImage, ProviderImages
 
 HTTP = bundled.find("bundled:httpserver")
@@ -268,16 +267,3 @@ def listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ('{"event": "link.ready", "level": "warning", "actor": "M"}', (30, "link.ready", {"actor": "M"})),
-        ("plain text", (20, "plain text", {})),
-        ('{"event": 5}', (20, '{"event": 5}', {})),
-        ("{" * 2000, (20, "{" * 2000, {})),
-    ],
-)
-def test_output_lines_keep_their_level_and_members(line: str, expected: tuple[int, str, dict[str, str]]) -> None:
-    assert read_log_line(line) == expected
