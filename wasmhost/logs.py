@@ -41,11 +41,9 @@ def configure(level: str = "info", *, structured: bool | None = None, stream: Te
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: list[Processor] = (
-        [structlog.processors.format_exc_info, clean, show_taps, structlog.processors.JSONRenderer()]
-        if structured
-        else [clean, show_taps, structlog.dev.ConsoleRenderer(colors=output.isatty())]
-    )
+    shown = structlog.processors.JSONRenderer() if structured else structlog.dev.ConsoleRenderer(colors=output.isatty())
+    # tracebacks become text before anything is hidden: an exception may quote what it was about
+    renderer: list[Processor] = [structlog.processors.format_exc_info, clean, show_taps, shown]
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),

@@ -56,6 +56,19 @@ def test_tokens_and_host_data_are_hidden_wherever_they_stand() -> None:
     assert logs.hide("eyJust a word") == "eyJust a word"
 
 
+@pytest.mark.parametrize("structured", [True, False])
+def test_a_traceback_holds_no_seed_either(structured: bool) -> None:
+    output = io.StringIO()
+    logs.configure("info", structured=structured, stream=output)
+    seed = KeyPair.generate(Role.CLUSTER).seed
+    try:
+        raise ValueError(f"not usable: {seed}")
+    except ValueError:
+        structlog.get_logger().exception("it.broke")
+    assert "ValueError: not usable: <seed hidden>" in output.getvalue()
+    assert seed not in output.getvalue()
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
