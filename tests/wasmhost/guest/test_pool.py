@@ -144,7 +144,7 @@ async def test_200_clients_of_one_instance_are_all_answered(make_pool: PoolMaker
     async def client(number: int) -> None:
         for turn in range(3):
             payload = f"{number}/{turn}".encode()
-            assert await pool.call("Ask.Host", payload, context(30)) == payload
+            assert await pool.call("Ask.Host", payload, context(120)) == payload
 
     await asyncio.gather(*(client(number) for number in range(200)))
     assert pool.started == 1
