@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from lattice.contracts.httpserver import HttpRequest, HttpResponse
 from providers.httpserver.limits import Limits
-from providers.httpserver.listener import Room
+from providers.httpserver.listener import Listener, Room
 from providers.httpserver.policy import Policy
 from tests.support.listeners import Client, Served, StandIn, served
 from tests.support.waiting import eventually
@@ -510,6 +511,31 @@ async def test_a_client_that_reads_slowly_gets_everything() -> None:
             size += len(data)
             await asyncio.sleep(0.05)
         assert size > 3_000_000
+
+
+# --- addresses ---
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+async def test_the_address_of_all_addresses_takes_both_generations() -> None:
+    async with served(host="::") as listening:
+        for address in ("127.0.0.1", "::1"):
+            client = Client(*await asyncio.open_connection(address, listening.port))
+            client.send(GET)
+            assert (await client.document())["path"] == "/"
+            client.close()
+
+
+async def test_the_port_is_free_as_soon_as_nobody_listens() -> None:
+    async with served() as listening:
+        idle = await listening.connect()
+        listening.listener.stop_listening()
+        with pytest.raises(OSError):
+            await listening.connect()
+        again = Listener(("127.0.0.1", listening.port), listening.actor)
+        await again.open()
+        await again.close(1)
+        idle.close()
 
 
 # --- many clients ---

@@ -74,11 +74,12 @@ async def served(
     policy: Policy | None = None,
     room: Room | None = None,
     tls: TlsFiles | None = None,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Served]:
     """One route to ``actor``."""
     actor = actor or StandIn()
     port = free_port()
-    listener = Listener(("127.0.0.1", port), actor, limits=limits, room=room)
+    listener = Listener((host, port), actor, limits=limits, room=room)
     listener.routes = RouteTable().with_route(Route(actor="MTEST", policy=policy or Policy()))
     await listener.open(tls)
     try:
