@@ -390,8 +390,12 @@ class HttpConnection(asyncio.BufferedProtocol):
             transport.close()
             self._enter(Phase.ANSWER)
             return
-        if transport.can_write_eof():
-            transport.write_eof()
+        try:
+            if transport.can_write_eof():
+                transport.write_eof()
+        except OSError:  # the client has reset the connection, and that was not read yet
+            transport.abort()
+            return
         if self._paused:
             self._paused = False
             transport.resume_reading()
