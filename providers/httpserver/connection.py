@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import httptools
 
 from providers.httpserver import mapping
+from providers.httpserver.after_head import parser_after_head
 from providers.httpserver.exchange import Exchange
 from providers.httpserver.limits import Limits
 from providers.httpserver.replies import Reply
@@ -268,11 +269,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         # The parser skips the body, too. One that was shown a head with the same framing reads it.
         exchange.complete = False
-        callbacks = _AfterHead(self)
-        self._parser = httptools.HttpRequestParser(callbacks)
-        framing = f"Content-Length: {exchange.length}" if exchange.length else "Transfer-Encoding: chunked"
-        self._parser.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n\r\n".encode())
-        callbacks.begun = True
+        self._parser = parser_after_head(self, exchange.length)
 
     # --- the line of requests ---
 
@@ -458,33 +455,3 @@ class HttpConnection(asyncio.BufferedProtocol):
                     self.abort()
             case _:
                 self.abort()
-
-
-class _AfterHead:
-    """Callbacks of a parser that must be fed a head that no client sent."""
-
-    def __init__(self, connection: HttpConnection) -> None:
-        self._connection = connection
-        self.begun = False
-
-    def on_message_begin(self) -> None:
-        if self.begun:
-            self._connection.on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        if self.begun:
-            self._connection.on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.begun:
-            self._connection.on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        if self.begun:
-            self._connection.on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._connection.on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._connection.on_message_complete()
