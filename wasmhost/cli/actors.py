@@ -14,6 +14,7 @@ from lattice.errors import LatticeError
 from lattice.events import Event
 from wasmhost import limits
 from wasmhost.cli import exit_codes, identify
+from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.identify import Candidate
@@ -203,7 +204,12 @@ def failure(data: Any) -> Problem:
 @click.command("actor", short_help="start an actor")
 @click.argument("image")
 @click.option(
-    "--host", "--host-id", "host_text", metavar="HOST", help="Host to start it on (default: the least busy one)."
+    "--host",
+    "--host-id",
+    "host_text",
+    metavar="HOST",
+    shell_complete=complete.hosts,
+    help="Host to start it on (default: the least busy one).",
 )
 @click.option("--count", type=click.IntRange(1, 65535), default=1, show_default=True, help="Instances to start.")
 @click.option("--limit", "limit_texts", multiple=True, metavar="NAME=N", help="For example memory_mib=128. Repeatable.")
@@ -308,8 +314,15 @@ async def _placed(session: Session, actor_id: str, host_id: str) -> Placed:
 
 
 @click.command("actor", short_help="stop an actor")
-@click.argument("names", nargs=-1, required=True, metavar="ACTOR")
-@click.option("--host", "--host-id", "host_text", metavar="HOST", help="Only on this host (default: wherever it runs).")
+@click.argument("names", nargs=-1, required=True, metavar="ACTOR", shell_complete=complete.actors_of_lattice)
+@click.option(
+    "--host",
+    "--host-id",
+    "host_text",
+    metavar="HOST",
+    shell_complete=complete.hosts,
+    help="Only on this host (default: wherever it runs).",
+)
 @lattice_options
 @pass_app
 def stop_actor(app: App, names: tuple[str, ...], host_text: str | None) -> None:
@@ -397,8 +410,15 @@ async def stop_and_wait(
 
 
 @click.command("actor", short_help="change how many instances of an actor run")
-@click.argument("names", nargs=-1, required=True, metavar="ACTOR COUNT")
-@click.option("--host", "--host-id", "host_text", metavar="HOST", help="On this host (needed when it runs on several).")
+@click.argument("names", nargs=-1, required=True, metavar="ACTOR COUNT", shell_complete=complete.actors_of_lattice)
+@click.option(
+    "--host",
+    "--host-id",
+    "host_text",
+    metavar="HOST",
+    shell_complete=complete.hosts,
+    help="On this host (needed when it runs on several).",
+)
 @click.option(*_COUNT_FLAGS, "count", type=click.IntRange(0, 65535), hidden=True)
 @lattice_options
 @pass_app

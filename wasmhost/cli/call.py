@@ -20,6 +20,7 @@ from lattice.invocation import Entity
 from lattice.keys import KeyPair, Role, derive, is_key
 from lattice.rpc import RpcClient
 from wasmhost.cli import actor_tests, actors
+from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.claims import read_seed
 from wasmhost.cli.exit_codes import ExitCode
@@ -30,7 +31,7 @@ CALL_TIMEOUT = 10.0
 
 
 @click.command(short_help="call an operation of an actor")
-@click.argument("actor")
+@click.argument("actor", shell_complete=complete.actors_of_lattice)
 @click.argument("operation")
 @click.argument("argument", nargs=-1, metavar="[JSON]...")
 @click.option("-d", "--data", type=click.Path(path_type=Path, allow_dash=True), help="File with the JSON; - is stdin.")

@@ -10,6 +10,7 @@ from lattice.control import HostPing, Inventory
 from lattice.errors import LatticeError, Unreachable
 from lattice.events import Event
 from wasmhost.cli import actors, providers
+from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.output import Column, Output, Row, duration
 from wasmhost.cli.problems import hint_for, timed_out
@@ -75,7 +76,7 @@ def get_hosts(app: App) -> None:
 
 
 @click.command("inventory", short_help="what runs on each host")
-@click.argument("host", required=False)
+@click.argument("host", required=False, shell_complete=complete.hosts)
 @lattice_options
 @watch_option
 @pass_app
@@ -119,7 +120,7 @@ def _show_inventory(output: Output, inventory: Inventory) -> None:
 
 
 @click.command("host", short_help="stop a host")
-@click.argument("host")
+@click.argument("host", shell_complete=complete.hosts)
 @lattice_options
 @pass_app
 def stop_host(app: App, host: str) -> None:

@@ -16,6 +16,7 @@ from lattice.errors import Code, LatticeError
 from lattice.keys import Role, is_key
 from lattice.links import LinkDefinition
 from wasmhost.cli import actors, identify, providers
+from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.identify import Candidate
@@ -168,8 +169,8 @@ def _contract_of(provider_id: str, inventories: Sequence[Inventory]) -> str:
 
 
 @click.command(short_help="let an actor call a provider")
-@click.argument("actor")
-@click.argument("provider")
+@click.argument("actor", shell_complete=complete.actors_of_lattice)
+@click.argument("provider", shell_complete=complete.providers_of_lattice)
 @click.argument("rest", nargs=-1, metavar="[CONTRACT] [KEY=VALUE]...")
 @click.option("--link-name", default="default", show_default=True, help="Name that the actor uses for it.")
 @lattice_options
@@ -275,7 +276,7 @@ def link_failure(link: LinkDefinition, reason: str, code: str = "") -> Problem:
 
 
 @click.command("del", short_help="take a link away")
-@click.argument("actor")
+@click.argument("actor", shell_complete=complete.actors_of_lattice)
 @click.argument("contract")
 @click.option("--link-name", default="default", show_default=True)
 @lattice_options

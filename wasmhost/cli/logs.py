@@ -17,6 +17,7 @@ from lattice.keys import Role, role_of
 from lattice.observation import MOST_LINES, USUAL_LEASE, LogLine, LogLines
 from lattice.observer import observe
 from wasmhost.cli import actors, identify, providers
+from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.output import printable, shorten
 from wasmhost.cli.session import Session
@@ -83,12 +84,14 @@ class _Answers:
 
 
 @click.command(short_help="what an actor or provider says")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.actors_and_providers)
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines, until Ctrl-C.")
 @click.option(
     "-n", "--lines", type=click.IntRange(0, MOST_LINES), default=100, show_default=True, help="Last lines to show."
 )
-@click.option("--host", "--host-id", "host_text", metavar="HOST", help="Only from this host.")
+@click.option(
+    "--host", "--host-id", "host_text", metavar="HOST", shell_complete=complete.hosts, help="Only from this host."
+)
 @click.option("--level", type=click.Choice(_LEVELS), default="debug", help="Only this level and above.")
 @lattice_options
 @pass_app

@@ -12,6 +12,7 @@ from lattice.control import Inventory, ProviderDescription
 from lattice.errors import LatticeError
 from lattice.events import Event
 from wasmhost.cli import actors, identify
+from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import Column, Output, Row, shorten
@@ -120,7 +121,12 @@ def find_on(inventory: Inventory, provider_id: str, link_name: str) -> ProviderD
 @click.command("provider", short_help="start a provider")
 @click.argument("image")
 @click.option(
-    "--host", "--host-id", "host_text", metavar="HOST", help="Host to start it on (default: the least busy one)."
+    "--host",
+    "--host-id",
+    "host_text",
+    metavar="HOST",
+    shell_complete=complete.hosts,
+    help="Host to start it on (default: the least busy one).",
 )
 @click.option("--link-name", default="default", show_default=True, help="Name that links refer to.")
 @click.option("--config", "configuration", metavar="TEXT", help="Configuration text for the provider.")
@@ -239,9 +245,16 @@ async def find_running(session: Session, text: str) -> tuple[Candidate, list[Inv
 
 
 @click.command("provider", short_help="stop a provider")
-@click.argument("names", nargs=-1, required=True, metavar="PROVIDER")
+@click.argument("names", nargs=-1, required=True, metavar="PROVIDER", shell_complete=complete.providers_of_lattice)
 @click.option("--link-name", default=None, help="Only the one of this link name (default: all of them).")
-@click.option("--host", "--host-id", "host_text", metavar="HOST", help="Only on this host (default: wherever it runs).")
+@click.option(
+    "--host",
+    "--host-id",
+    "host_text",
+    metavar="HOST",
+    shell_complete=complete.hosts,
+    help="Only on this host (default: wherever it runs).",
+)
 @lattice_options
 @pass_app
 def stop_provider(app: App, names: tuple[str, ...], link_name: str | None, host_text: str | None) -> None:

@@ -17,6 +17,7 @@ from lattice.keys import Role, is_key
 from lattice.observation import CallPart, MirroredCall
 from lattice.observer import observe
 from wasmhost.cli import actors, identify
+from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.call import readable
 from wasmhost.cli.links import names_of
@@ -134,7 +135,7 @@ def _moment(call: MirroredCall) -> datetime:
 
 
 @click.command(short_help="see the calls of an actor")
-@click.argument("names", nargs=-1, required=True, metavar="ACTOR")
+@click.argument("names", nargs=-1, required=True, metavar="ACTOR", shell_complete=complete.actors_of_lattice)
 @click.option("--count", type=click.IntRange(1), help="End after that many requests and replies.")
 @lattice_options
 @pass_app

@@ -325,6 +325,24 @@ def test_a_spy_sees_the_decoded_calls(
     assert "no actor 'nothing'" in wasmhost("spy", "nothing", code=3).err
 
 
+def test_what_runs_is_completed_and_nothing_where_no_lattice_answers(
+    host: str, nats_server: NatsServer, home: Path, wasmhost: Wasmhost, clean: None
+) -> None:
+    started = wasmhost("start", "actor", str(ECHO), "-o", "json").json
+
+    def completed(line: str, url: str = nats_server.url) -> list[str]:
+        variables = {"_WASMHOST_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        env = user_environment(home, WASMHOST_NATS_URL=url, WASMCLOUD_LATTICE=LATTICE, **variables)
+        ended = run([], env=env)
+        assert ended.stderr == ""
+        return [word.partition(",")[2] for word in ended.stdout.splitlines()]
+
+    assert completed("wasmhost stop actor ") == ["Echo", "wasmhost/echo"]
+    assert completed(f"wasmhost spy {started['actor_id'][:8]}") == [started["actor_id"]]
+    assert completed(f"wasmhost stop host {host[:8]}") == [host]
+    assert completed("wasmhost stop actor ", f"nats://127.0.0.1:{free_port()}") == []
+
+
 def test_wrong_input_is_told_before_anything_is_sent(host: str, wasmhost: Wasmhost) -> None:
     assert "is not JSON" in wasmhost("call", "echo", "A.B", "{", code=2).err
     assert "no command 'hosst'" in wasmhost("get", "hosst", code=2).err
