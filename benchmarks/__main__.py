@@ -8,6 +8,7 @@ from benchmarks import (
     http_echo,
     idle_connections,
     kvcounter_redis,
+    live_update,
     memory,
     overload,
     payloads,
@@ -26,6 +27,7 @@ if __name__ == "__main__":
         idle_connections.measure,
         payloads.measure,
         overload.measure,
+        live_update.measure,
         memory.measure,
         start.measure,
     )
