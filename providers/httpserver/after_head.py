@@ -1,7 +1,7 @@
 """A parser that starts in the middle of a request, at its body.
 
-llhttp takes a request with ``Upgrade`` for the last one and skips its body. Clients send such bodies (curl offers h2c with
-a POST), and what is skipped would be read as the next request.
+llhttp takes a request with ``Upgrade`` for the last one and skips its body. Clients send such bodies (curl offers h2c
+with a POST), and what is skipped would be read as the next request.
 """
 
 from __future__ import annotations
