@@ -335,7 +335,7 @@ def test_what_runs_is_completed_and_nothing_where_no_lattice_answers(
         env = user_environment(home, WASMHOST_NATS_URL=url, WASMCLOUD_LATTICE=LATTICE, **variables)
         ended = run([], env=env)
         assert ended.stderr == ""
-        return [word.partition(",")[2] for word in ended.stdout.splitlines()]
+        return [word.partition(",")[2] for word in ended.stdout.splitlines() if word]
 
     assert completed("wasmhost stop actor ") == ["Echo", "wasmhost/echo"]
     assert completed(f"wasmhost spy {started['actor_id'][:8]}") == [started["actor_id"]]
