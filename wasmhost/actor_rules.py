@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import structlog
+
 from lattice.errors import Code, LatticeError
 from wasmhost import limits
 from wasmhost.actor_entry import ActorEntry
 from wasmhost.directory import RunningActor
 from wasmhost.images.actor_file import ActorImage
 from wasmhost.scale import Annotations
+
+log = structlog.get_logger()
 
 
 class ActorError(LatticeError):
@@ -45,6 +51,27 @@ def other_reference(running: RunningActor, reference: str) -> ActorError:
         f"different reference. To upgrade an actor, use live update. (running: '{running.reference}')",
         code=Code.CONFLICT,
     )
+
+
+def check_downgrade(image: ActorImage, known: Mapping[str, str] | None, *, refuse: bool) -> None:
+    """Notice a start of an older revision than the lattice has seen of this actor and account.
+
+    An old revision may have holes that a newer one closed. Going back is also what a deployer does on purpose, so it
+    is refused only where the host was told to.
+    """
+    claims = image.claims
+    if known is None or known.get("iss") != claims.issuer:
+        return
+    revision = known.get("rev", "")
+    if not (revision.isascii() and revision.isdigit()) or claims.revision >= int(revision):
+        return
+    log.warning("actor.downgraded", actor=claims.subject, revision=claims.revision, known=int(revision), refused=refuse)
+    if refuse:
+        raise ActorError(
+            f"{image.reference} holds revision {claims.revision} of {claims.subject}, older than revision {revision}, "
+            "which has run in this lattice; start a newer one, or a host without refuse_downgrades",
+            code=Code.CONFLICT,
+        )
 
 
 def require_stoppable(entry: ActorEntry | None, key: str, annotations: Annotations) -> ActorEntry:

@@ -26,6 +26,7 @@ from wasmhost.actor_entry import ActorEntry, gather
 from wasmhost.actor_events import ActorEvents, Attempt, PublishEvent
 from wasmhost.actor_rules import (
     ActorError,
+    check_downgrade,
     other_reference,
     require_same_image,
     require_same_limits,
@@ -72,6 +73,7 @@ class ActorRegistry:
         publish_event: PublishEvent,
         put_claims: Callable[[Mapping[str, str]], Awaitable[None]],
         put_reference: Callable[[str, str], Awaitable[None]] | None = None,
+        known_claims: Callable[[str], Mapping[str, str] | None] = lambda _key: None,
         call_events: CallEvents | None = None,
         clock: Callable[[], float] = time.time,
         spies: Spies | None = None,
@@ -79,7 +81,7 @@ class ActorRegistry:
     ) -> None:
         """``put_claims`` makes an actor's claims known to the lattice, ``put_reference`` which key its image holds.
 
-        A failure of either is logged; the actor runs.
+        A failure of either is logged; the actor runs. ``known_claims`` is what the lattice knows of a public key.
         """
         self._config = config
         self._starter = ActorStarter(
@@ -97,6 +99,7 @@ class ActorRegistry:
         self._events = ActorEvents(publish_event, host_id)
         self._put_claims = put_claims
         self._put_reference = put_reference
+        self._known_claims = known_claims
         self._clock = clock
         self._entries: dict[str, ActorEntry] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -268,6 +271,8 @@ class ActorRegistry:
                 return None
             if image is None:
                 raise ActorError("the actor was stopped meanwhile; start it again", code=Code.NOT_RUNNING)
+            known = self._known_claims(image.claims.subject)
+            check_downgrade(image, known, refuse=self._config.refuse_downgrades)
             entry = await self._start(image, count, self._limits(wanted))
         elif count > entry.scale.count(wanted):
             check_times(entry.actor.claims, self._clock())

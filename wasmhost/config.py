@@ -87,6 +87,8 @@ class HostConfig:
     manager_form: ManagerForm = "legacy"
     """How heartbeats and the inventory list actors: classic application managers up to 0.9 read ``legacy`` only,
     0.10 counts instances right with ``0.82`` only."""
+    refuse_downgrades: bool = False
+    """Start no older revision of an actor than this lattice has seen."""
     rpc_events: bool = False
     """Publish an event for every call, as the Elixir hosts do."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -140,6 +142,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
         drain_timeout=r.number("drain_timeout_ms", 10_000) / 1000,
         allow_anonymous_nats=r.flag("allow_anonymous_nats"),
         manager_form="0.82" if r.text("manager_form") == "0.82" else "legacy",
+        refuse_downgrades=r.flag("refuse_downgrades"),
         rpc_events=r.flag("rpc_events"),
         labels=_labels(r, environ),
         limits=_limits(r),

@@ -173,6 +173,7 @@ class Host:
             publish_event=publisher.publish,
             put_claims=metadata.put_claims,
             put_reference=metadata.put_reference,
+            known_claims=metadata.claims_of,
             spies=spies,
             call_events=call_events,
             trace=trace,

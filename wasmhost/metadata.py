@@ -117,6 +117,10 @@ class Metadata:
         """The actor whose claims carry this call alias; the first to claim it keeps it."""
         return self._aliases.get(normalise_alias(name) or "")
 
+    def claims_of(self, key: str) -> Mapping[str, str] | None:
+        """What is known now of an actor or a provider, by its public key."""
+        return self.claims.get(key)
+
     async def put_link(self, link: LinkDefinition) -> None:
         """Store a link and switch to it. Raises LatticeError when it cannot be stored; nothing has changed then."""
         if self._bucket is None or self._is_next(

@@ -243,6 +243,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("no_local", _boolean, "true", ("WASMHOST_NO_LOCAL",)),
     Setting("provider_keys", _choice("derived", "cluster"), "derived", ("WASMHOST_PROVIDER_KEYS",)),
     Setting("manager_form", _choice("legacy", "0.82"), "legacy", ("WASMHOST_MANAGER_FORM",)),
+    Setting("refuse_downgrades", _boolean, "true", ("WASMHOST_REFUSE_DOWNGRADES",)),
     Setting("rpc_events", _boolean, "true", ("WASMHOST_RPC_EVENTS",)),
     Setting("labels", _label_pairs, "zone=eu-1"),
     Setting("guest_threads", _boolean, "true", ("WASMHOST_GUEST_THREADS",)),
