@@ -8,8 +8,8 @@ a put on the heels of a removal may overtake it and be lost. Source: wasmCloud/w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Final, Protocol
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
@@ -21,6 +21,8 @@ from wasmhost.health import Condition, LinkStatus
 from wasmhost.holding import Holding
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 SETTLE: Final = 0.1
 """Seconds that a classic provider gets to handle a link message before the next one is sent."""
@@ -39,6 +41,9 @@ class LinkTeller(Protocol):
 
     async def catch_up(self, links: Iterable[LinkDefinition]) -> dict[str, LinkStatus | None]:
         """Make the process, which knows the links of its host data, know these; how that went, by actor."""
+
+    def close(self) -> None:
+        """The process is gone: give up what is being told."""
 
 
 class OwnLinks:
@@ -66,9 +71,12 @@ class OwnLinks:
         answers = await asyncio.gather(*(self.put(link) for link in wanted.values()))
         return dict(zip(wanted, answers, strict=True))
 
+    def close(self) -> None:
+        pass
+
 
 class ClassicLinks:
-    """Tells a provider that says nothing: one message at a time, each with time to be handled."""
+    """Tells a provider that says nothing: of each actor one message at a time, each with time to be handled."""
 
     def __init__(
         self, transport: Transport, lattice: str, *, known: Iterable[LinkDefinition], holding: Holding
@@ -78,14 +86,34 @@ class ClassicLinks:
         self._holding = holding
         self._known = {link.actor_id: link for link in known}
         """What it was told last, as far as that was delivered."""
-        self._turn = asyncio.Lock()
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._telling: set[asyncio.Task[Any]] = set()
 
     async def put(self, link: LinkDefinition) -> LinkStatus | None:
-        # a removal must be followed by its put, whoever gives up waiting here
-        return await asyncio.shield(asyncio.ensure_future(self._put(link)))
+        return await self._to_its_end(self._put(link))
+
+    async def delete(self, link: LinkDefinition) -> None:
+        await self._to_its_end(self._delete(link))
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do ``work`` in a task of its own: a removal must be followed by its put, whoever gives up waiting here.
+
+        All work takes this way, so that it begins in the order in which it was asked for.
+        """
+        task = asyncio.create_task(work)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+        return await asyncio.shield(task)
+
+    def close(self) -> None:
+        for task in self._telling:
+            task.cancel()
+
+    def _turn(self, actor_id: str) -> asyncio.Lock:
+        return self._turns.setdefault(actor_id, asyncio.Lock())
 
     async def _put(self, link: LinkDefinition) -> LinkStatus:
-        async with self._turn:
+        async with self._turn(link.actor_id):
             known = self._known.get(link.actor_id)
             if known == link:
                 return LinkStatus(Condition.READY)
@@ -96,17 +124,17 @@ class ClassicLinks:
                 await self._take_away(known)
                 return await self._tell(link)
 
-    async def delete(self, link: LinkDefinition) -> None:
-        async with self._turn:
+    async def _delete(self, link: LinkDefinition) -> None:
+        async with self._turn(link.actor_id):
             if link.actor_id in self._known:
                 await self._take_away(link)
 
     async def catch_up(self, links: Iterable[LinkDefinition]) -> dict[str, LinkStatus | None]:
         wanted = {link.actor_id: link for link in links}
-        for actor, link in [*self._known.items()]:
-            if actor not in wanted:
-                await self.delete(link)
-        return {actor: await self.put(link) for actor, link in wanted.items()}
+        gone = [link for actor, link in self._known.items() if actor not in wanted]
+        await asyncio.gather(*(self.delete(link) for link in gone))
+        answers = await asyncio.gather(*(self.put(link) for link in wanted.values()))
+        return dict(zip(wanted, answers, strict=True))
 
     async def _tell(self, link: LinkDefinition) -> LinkStatus:
         subject = subjects.linkdef_put(self._lattice, link.provider_id, link.link_name)

@@ -82,7 +82,8 @@ class ChildProcess:
 
         ``on_line`` is called on the loop for each line of its output, standard error included. ``dies_with_parent``
         has the kernel kill it when this process dies; programs that watch their standard input need no such help.
-        ``confined``: what it writes is for its user only, and its memory, which holds seeds, is never dumped.
+        ``confined``: what it writes is for its user only, its memory, which holds seeds, is never dumped, and it has no
+        terminal to type into.
         Raises OSError when the program cannot be started.
         """
         loop = asyncio.get_running_loop()
@@ -97,7 +98,8 @@ class ChildProcess:
                     stderr=STDOUT,
                     env=dict(environment),
                     cwd=folder,
-                    process_group=0,
+                    process_group=None if confined else 0,
+                    start_new_session=confined,
                     preexec_fn=prepare,
                     umask=0o077 if confined else -1,
                 )

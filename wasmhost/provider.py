@@ -122,7 +122,7 @@ class SupervisedProvider:
         """Ask it to shut down, then make it; publishes ``provider_stopped`` unless ``quietly``."""
         process = self._process
         life, self._life = self._life, None
-        self._teller = None
+        self._stop_telling()
         if life is not None and process is not None and process.running:
             ending = asyncio.create_task(process.wait())
             await self._request_shutdown()
@@ -159,6 +159,11 @@ class SupervisedProvider:
             publish_removal(self._around.transport, self._around.lattice, link)
         self._check_now.set()
 
+    def _stop_telling(self) -> None:
+        if self._teller is not None:
+            self._teller.close()
+        self._teller = None
+
     def _note_link(self, actor_id: str, status: LinkStatus | None) -> None:
         if status is not None and actor_id in self.links:  # it may have been deleted meanwhile
             self.links[actor_id] = status
@@ -188,7 +193,8 @@ class SupervisedProvider:
 
     def _note_death(self, reason: str) -> None:
         was_up = self._teller is not None
-        self._teller, self._answered, self._healthy = None, False, False
+        self._stop_telling()
+        self._answered = self._healthy = False
         # One that has worked, or that somebody killed, is on its way back; one that ended by itself before it ever
         # was up has yet to show that it can work at all.
         coming_back = was_up or self._killed
