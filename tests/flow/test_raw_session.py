@@ -172,7 +172,9 @@ PING = {
     "prov_rpc_host": str,
     "lattice_prefix": LATTICE,
     "lattice": LATTICE,
-    "guests?": str,  # ours
+    # ours
+    "guests?": str,
+    "clock_ms?": COUNT,
 }
 INVENTORY = {
     "host_id": HOST,
