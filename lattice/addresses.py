@@ -42,6 +42,11 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+def shown(urls: str) -> str:
+    """Addresses as a user gave them, without the user information that they may hold."""
+    return ",".join(without_login(url.strip()) for url in urls.split(","))
+
+
 def without_login(url: str) -> str:
     scheme, separator, rest = url.rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}".rstrip("/")

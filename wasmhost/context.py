@@ -26,7 +26,7 @@ _TRUE = {"1", "true", "yes", "y", "enabled", "enable"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpRecord:
-    """What a running ``wasmhost up`` tells the other commands. It lies in the state folder and holds no secret."""
+    """What a running ``wasmhost up`` tells the other commands, in a file of the state folder for its user only."""
 
     pid: int
     nats_url: str
@@ -46,7 +46,9 @@ class UpRecord:
         """Put the record into ``folder``, whole or not at all. Raises OSError."""
         target = folder / RECORD_NAME
         draft = target.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(asdict(self)))
+        # The address may hold a user's password.
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(asdict(self), file)
         draft.replace(target)
 
     @classmethod

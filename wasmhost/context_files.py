@@ -21,6 +21,7 @@ from pathlib import Path
 
 import yaml
 
+from lattice.addresses import shown
 from lattice.errors import Code, LatticeError
 from wasmhost.state import make_private_folder
 
@@ -233,7 +234,8 @@ def describe(store: ContextStore, name: str) -> ContextFile:
 
 def context_document(context: ContextFile) -> dict[str, str | None]:
     """A context for JSON."""
-    return {name: str(value) if value else None for name, value in asdict(context).items()}
+    members = asdict(context) | {"nats_url": shown(context.nats_url)}
+    return {name: str(value) if value else None for name, value in members.items()}
 
 
 def _beside(file: Path, text: str) -> str:

@@ -139,7 +139,7 @@ def test_a_server_that_was_named_goes_on(
     assert run(["up", "--detach", *arguments], env=env).returncode == 0
     down = run(["down", "--purge", "--yes"], env=env)
     assert down.returncode == 0, down.stderr
-    assert f"The NATS server at {nats_server.url} goes on" in down.stdout
+    assert f"The NATS server at {nats_server.url} is not its own" in down.stdout
     os.kill(nats_server.pid, 0)
 
 
@@ -156,3 +156,25 @@ def test_one_that_does_not_end_in_time_is_ended_by_a_second_down(
     time.sleep(0.6)  # two signals within a second are one
     assert run(["down"], env=env).returncode == 0
     assert not provider.alive
+
+
+def test_a_password_in_the_address_is_shown_nowhere(
+    manifest: Manifest, env: dict[str, str], tmp_path: Path, lattice: str
+) -> None:
+    server = NatsServer(tmp_path / "nats", config='authorization { user: shop, password: "hunter2" }').start()
+    try:
+        named = {**env, "WASMHOST_NATS_URL": server.url.replace("://", "://shop:hunter2@")}
+        up = run(["up", "--detach", "-x", lattice, str(manifest("echo"))], env=named)
+        assert up.returncode == 0, up.stderr
+        record = next(Path(env["HOME"]).rglob("up.json"))
+        pid = json.loads(record.read_text())["pid"]
+        commands = [Path(f"/proc/{pid}/cmdline").read_text(), *(process.command for process in descendants(pid))]
+        found = run(["get", "hosts"], env=env)
+        assert found.returncode == 0, found.stderr
+        shown = [up, found, run(["ctx", "list"], env=env), run(["doctor"], env=env), run(["down"], env=env)]
+        log = record.parent / "up" / "up.log"
+        texts = [*commands, log.read_text(), *(end.stdout + end.stderr for end in shown)]
+        assert not [text for text in texts if "hunter2" in text]
+        assert record.parent.stat().st_mode & 0o077 == 0
+    finally:
+        server.stop()

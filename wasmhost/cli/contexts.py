@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from lattice.addresses import shown
 from lattice.errors import LatticeError
 from lattice.keys import Role
 from wasmhost import context as resolving
@@ -58,7 +59,7 @@ def _row(one: ContextFile, is_default: bool) -> Row:
         )
         if value
     ]
-    return Row([one.name + "*" * is_default, one.nats_url or "-", one.lattice or "-"], notes=notes)
+    return Row([one.name + "*" * is_default, shown(one.nats_url) or "-", one.lattice or "-"], notes=notes)
 
 
 def _say_current(app: App) -> None:
@@ -68,7 +69,7 @@ def _say_current(app: App) -> None:
         app.output.say(f"Commands cannot work now: {error}")
         return
     source = "" if context.source == "default" else f", after {context.source}"
-    app.output.say(f"Commands work in lattice '{context.lattice}' at {context.nats_url}{source}.")
+    app.output.say(f"Commands work in lattice '{context.lattice}' at {shown(context.nats_url)}{source}.")
 
 
 @click.command(short_help="make a context")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from lattice.addresses import shown
 from wasmhost.cli.app import App, name_option, output_option, pass_app, state_option
 from wasmhost.cli.output import size
 from wasmhost.cli.problems import Problem, invalid, timed_out
@@ -67,7 +68,7 @@ def down(app: App, *, purge: bool, yes: bool, timeout: float) -> None:
                 "stopped": stopped is not None,
                 "pid": stopped.pid if stopped else None,
                 "lattice": record.lattice if record else None,
-                "nats_url": record.nats_url if record else None,
+                "nats_url": shown(record.nats_url) if record else None,
                 "hosts": record.hosts if record else 0,
                 "removed_bytes": removed,
             }
@@ -75,7 +76,7 @@ def down(app: App, *, purge: bool, yes: bool, timeout: float) -> None:
         return
     app.output.text(_told(stopped) if stopped else f"Nothing to stop: no `wasmhost up` runs in {paths.host}.")
     if stopped and stopped.record and not stopped.record.own_server:
-        app.output.text(f"The NATS server at {stopped.record.nats_url} goes on: `up` had not started it.")
+        app.output.text(f"The NATS server at {shown(stopped.record.nats_url)} is not its own and stays as it is.")
     if removed is not None:
         app.output.text(f"Removed {size(removed)} that applications stored." if removed else "Nothing was stored.")
 
@@ -85,7 +86,7 @@ def _told(stopped: Stopped) -> str:
     if record is None:
         return f"Stopped `wasmhost up` (process {stopped.pid}), which was not ready yet."
     hosts = "the host" if record.hosts == 1 else f"{record.hosts} hosts"
-    server = f" and the NATS server at {record.nats_url}" if record.own_server else ""
+    server = f" and the NATS server at {shown(record.nats_url)}" if record.own_server else ""
     return f"Stopped lattice '{record.lattice}': {hosts}{server} (process {stopped.pid})."
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from lattice.addresses import shown
 from lattice.control import HostPing, Inventory
 from lattice.errors import LatticeError, Unreachable
 from lattice.events import Event
@@ -57,7 +58,7 @@ def get_hosts(app: App) -> None:
         return
     if not hosts:
         context = app.context()
-        app.output.say(f"No host answers in lattice '{context.lattice}' at {context.nats_url}.")
+        app.output.say(f"No host answers in lattice '{context.lattice}' at {shown(context.nats_url)}.")
         app.output.say(f"Next: {hint_for('no_responders')}")
         return
     app.output.table(

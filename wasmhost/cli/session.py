@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self, TypeVar
 
+from lattice.addresses import shown
 from lattice.client import ControlClient
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.control import Encoding, HostPing, Inventory, encoding_of
@@ -53,8 +54,9 @@ class Session:
         except Unreachable as error:
             if context.source in ("default", "--nats-url"):
                 raise
-            # Whoever did not type the address wonders where it came from.
-            raise Unreachable(f"{error} (the address is from {context.source})", code=error.code) from error
+            # Whoever did not type the address wonders where it came from; starting a lattice here is not the remedy.
+            message = str(error).partition("; ")[0]
+            raise Unreachable(f"{message} (the address is from {context.source})", code=error.code) from error
         try:
             asked = time.monotonic()
             await connection.flush(context.timeout)
@@ -117,7 +119,7 @@ class Session:
         hosts = await self.hosts()
         if not hosts:
             raise Problem(
-                f"no host answers in lattice '{self.context.lattice}' at {self.context.nats_url}",
+                f"no host answers in lattice '{self.context.lattice}' at {shown(self.context.nats_url)}",
                 exit_code=ExitCode.UNREACHABLE,
                 hint=hint_for(Code.NO_RESPONDERS),
             )

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from urllib.parse import urlsplit
 
-from lattice.addresses import is_loopback
+from lattice.addresses import is_loopback, shown
 from lattice.control import HostPing, Inventory
 from lattice.errors import LatticeError
 from lattice.jetstream import JetStream
@@ -35,7 +35,7 @@ async def check_lattice(app: App) -> AsyncIterator[Finding]:
         for problem in str(error).splitlines():
             yield fail("context", problem, "`wasmhost ctx list` shows what is in force; see docs/commands.md")
         return
-    yield ok("context", f"lattice '{context.lattice}' at {context.nats_url} (from: {context.source})")
+    yield ok("context", f"lattice '{context.lattice}' at {shown(context.nats_url)} (from: {context.source})")
     try:
         async with Session.open(context, app.output) as session:
             async for finding in _connected(app, session):
@@ -43,7 +43,7 @@ async def check_lattice(app: App) -> AsyncIterator[Finding]:
     except LatticeError as error:
         # Without any server named, `up` brings one along: then nothing is wrong yet.
         level = warn if context.source == "default" else fail
-        message = str(error).replace("; start one with: nats-server -js", "")
+        message = str(error).partition("; start ")[0]
         yield level("nats", message, "`wasmhost up` brings a server along; or name one with --nats-url or a context")
 
 

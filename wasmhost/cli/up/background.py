@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.output import Output
@@ -84,8 +85,11 @@ def arguments_of(context: click.Context, *, without: str) -> list[str]:
     options: list[str] = []
     positional: list[str] = []
     for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        if parameter.name == without or value in (None, False, ()):
+        name = parameter.name or ""
+        value = context.params.get(name)
+        # What came from the environment is there for the new process, too; it may hold a password.
+        typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if name == without or not typed or value in (None, False, ()):
             continue
         values = value if isinstance(value, tuple) else (value,)
         if isinstance(parameter, click.Argument):

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from lattice.addresses import shown
 from lattice.errors import Code, LatticeError
 from lattice.links import LinkDefinition
 from wasmhost import config as host_config
@@ -333,7 +334,7 @@ class _Up:
         document = {
             "ready": True,
             "urls": [address.url for address in found],
-            "nats_url": job.url,
+            "nats_url": shown(job.url),
             "lattice": self._config.lattice,
             "host_id": job.host.host_id,
             "hosts": [job.host.host_id, *(further.host_id for further in self._further)],
@@ -400,7 +401,7 @@ def _locked(paths: StatePaths) -> Iterator[Path]:
         if error.code is not Code.CONFLICT:
             raise
         running = UpRecord.read(paths.host)
-        where = f" (process {running.pid}, {running.nats_url}, lattice '{running.lattice}')" if running else ""
+        where = f" (process {running.pid}, {shown(running.nats_url)}, lattice '{running.lattice}')" if running else ""
         raise Problem(
             f"another `wasmhost up` already runs with state folder {paths.host}{where}",
             exit_code=ExitCode.CONFLICT,
