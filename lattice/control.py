@@ -91,68 +91,59 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchActor:
+class HostCommand:
+    """What every command about an actor or a provider says: which host it is for, and which annotations it is about."""
+
+    host_id: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def _address(self) -> dict[str, Any]:
+        return {"host_id": self.host_id, "annotations": dict(self.annotations)}
+
+
+def _address(fields: Document) -> dict[str, Any]:
+    return {"host_id": fields.text("host_id"), "annotations": _annotations(fields)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchActor(HostCommand):
     """``la``: start ``count`` more instances of the image ``actor_ref``."""
 
     REFUSAL: ClassVar[str] = "Invalid launch actor JSON request"
 
     actor_ref: str
-    host_id: str = ""
     count: int = 1
-    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "actor_ref": self.actor_ref,
-            "count": self.count,
-            "host_id": self.host_id,
-            "annotations": dict(self.annotations),
-        }
+        return {"actor_ref": self.actor_ref, "count": self.count, **self._address()}
 
     @classmethod
     def from_dict(cls, value: object) -> LaunchActor:
         fields = Document(cls.REFUSAL, value)
-        return cls(
-            actor_ref=fields.required_text("actor_ref"),
-            host_id=fields.text("host_id"),
-            # 0 comes from clients for which it means "the default"
-            count=_count(fields, 1) or 1,
-            annotations=_annotations(fields),
-        )
+        # 0 comes from clients for which it means "the default"
+        return cls(actor_ref=fields.required_text("actor_ref"), count=_count(fields, 1) or 1, **_address(fields))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StopActor:
+class StopActor(HostCommand):
     """``sa``: stop ``count`` instances (0: all) of the actor whose public key is ``actor_ref``."""
 
     REFUSAL: ClassVar[str] = "Invalid request to stop actor"
 
     actor_ref: str
-    host_id: str = ""
     count: int = 0
-    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "actor_ref": self.actor_ref,
-            "count": self.count,
-            "host_id": self.host_id,
-            "annotations": dict(self.annotations),
-        }
+        return {"actor_ref": self.actor_ref, "count": self.count, **self._address()}
 
     @classmethod
     def from_dict(cls, value: object) -> StopActor:
         fields = Document(cls.REFUSAL, value)
-        return cls(
-            actor_ref=fields.required_text("actor_ref"),
-            host_id=fields.text("host_id"),
-            count=_count(fields, 0),
-            annotations=_annotations(fields),
-        )
+        return cls(actor_ref=fields.required_text("actor_ref"), count=_count(fields, 0), **_address(fields))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScaleActor:
+class ScaleActor(HostCommand):
     """``scale``: have exactly ``count`` instances with these annotations; 0 stops them, None means no limit."""
 
     REFUSAL: ClassVar[str] = "Invalid scale actor JSON request"
@@ -161,20 +152,11 @@ class ScaleActor:
     """May be empty for an actor that runs, if ``actor_id`` names it."""
     actor_id: str = ""
     """Public key; later clients leave it out."""
-    host_id: str = ""
     count: int | None = 1
-    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
-        document: dict[str, Any] = {
-            "actor_ref": self.actor_ref,
-            "host_id": self.host_id,
-            "count": self.count,
-            "annotations": dict(self.annotations),
-        }
-        if self.actor_id:
-            document["actor_id"] = self.actor_id
-        return document
+        document = {"actor_ref": self.actor_ref, "count": self.count, **self._address()}
+        return {**document, "actor_id": self.actor_id} if self.actor_id else document
 
     @classmethod
     def from_dict(cls, value: object) -> ScaleActor:
@@ -187,32 +169,26 @@ class ScaleActor:
         return cls(
             actor_ref=fields.text("actor_ref") if actor_id else fields.required_text("actor_ref"),
             actor_id=actor_id,
-            host_id=fields.text("host_id"),
             count=None if count is None or count in NO_LIMIT else _count(fields, 0),
-            annotations=_annotations(fields),
+            **_address(fields),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateActor:
-    """``upd``: replace a running actor by the newer revision at ``new_actor_ref``, without losing a call."""
+class UpdateActor(HostCommand):
+    """``upd``: replace a running actor by the newer revision at ``new_actor_ref``, without losing a call.
+
+    When its annotations are not empty, instances with exactly these must run; the whole actor is updated all the same.
+    """
 
     REFUSAL: ClassVar[str] = "Invalid JSON request to update actor"
 
     new_actor_ref: str
     actor_id: str = ""
     """Public key; the image tells it, too."""
-    host_id: str = ""
-    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """When not empty, instances with exactly these must run; the whole actor is updated all the same."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "actor_id": self.actor_id,
-            "new_actor_ref": self.new_actor_ref,
-            "host_id": self.host_id,
-            "annotations": dict(self.annotations),
-        }
+        return {"actor_id": self.actor_id, "new_actor_ref": self.new_actor_ref, **self._address()}
 
     @classmethod
     def from_dict(cls, value: object) -> UpdateActor:
@@ -221,49 +197,38 @@ class UpdateActor:
             new_actor_ref=fields.required_text("new_actor_ref"),
             # a Go client of the era calls it actor_ref
             actor_id=fields.text("actor_id") or fields.text("actor_ref"),
-            host_id=fields.text("host_id"),
-            annotations=_annotations(fields),
+            **_address(fields),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StartProvider:
+class StartProvider(HostCommand):
     """``lp``: start the provider image ``provider_ref`` under a link name."""
 
     REFUSAL: ClassVar[str] = "Improperly formed start provider command JSON"
 
     provider_ref: str
-    host_id: str = ""
     link_name: str = DEFAULT_LINK_NAME
     configuration: str | None = field(default=None, repr=False)
     """Handed to the provider unread."""
-    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
-        document: dict[str, Any] = {
-            "provider_ref": self.provider_ref,
-            "link_name": self.link_name,
-            "host_id": self.host_id,
-            "annotations": dict(self.annotations),
-        }
-        if self.configuration is not None:
-            document["configuration"] = self.configuration
-        return document
+        document = {"provider_ref": self.provider_ref, "link_name": self.link_name, **self._address()}
+        return document if self.configuration is None else {**document, "configuration": self.configuration}
 
     @classmethod
     def from_dict(cls, value: object) -> StartProvider:
         fields = Document(cls.REFUSAL, value)
         return cls(
             provider_ref=fields.required_text("provider_ref"),
-            host_id=fields.text("host_id"),
             link_name=fields.text("link_name") or DEFAULT_LINK_NAME,
             configuration=fields.optional_text("configuration"),
-            annotations=_annotations(fields),
+            **_address(fields),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StopProvider:
+class StopProvider(HostCommand):
     """``sp``: stop the provider whose public key is ``provider_ref``."""
 
     REFUSAL: ClassVar[str] = "Invalid JSON request for stop provider"
@@ -271,16 +236,13 @@ class StopProvider:
     provider_ref: str
     link_name: str = DEFAULT_LINK_NAME
     contract_id: str = ""
-    host_id: str = ""
-    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "provider_ref": self.provider_ref,
             "link_name": self.link_name,
             "contract_id": self.contract_id,
-            "host_id": self.host_id,
-            "annotations": dict(self.annotations),
+            **self._address(),
         }
 
     @classmethod
@@ -290,8 +252,7 @@ class StopProvider:
             provider_ref=fields.required_text("provider_ref"),
             link_name=fields.text("link_name") or DEFAULT_LINK_NAME,
             contract_id=fields.text("contract_id"),
-            host_id=fields.text("host_id"),
-            annotations=_annotations(fields),
+            **_address(fields),
         )
 
 
