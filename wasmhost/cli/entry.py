@@ -71,19 +71,19 @@ _VERBS: dict[str, str | click.Command] = {
     "start": Group(
         "start",
         "Start an actor or a provider.",
-        {"actor": f"{_CLI}.actors:start_actor", "provider": f"{_CLI}.providers:start_provider"},
+        {"actor": f"{_CLI}.actor_start:start_actor", "provider": f"{_CLI}.providers:start_provider"},
     ),
     "stop": Group(
         "stop",
         "Stop an actor, a provider or a host.",
         {
-            "actor": f"{_CLI}.actors:stop_actor",
+            "actor": f"{_CLI}.actor_scale:stop_actor",
             "provider": f"{_CLI}.providers:stop_provider",
             "host": f"{_CLI}.hosts:stop_host",
         },
     ),
     "update": Group("update", "Put a newer revision in place.", {"actor": f"{_CLI}.update:update_actor"}),
-    "scale": Group("scale", "Change how many instances run.", {"actor": f"{_CLI}.actors:scale_actor"}),
+    "scale": Group("scale", "Change how many instances run.", {"actor": f"{_CLI}.actor_scale:scale_actor"}),
     "link": Group(
         "link",
         "Let actors use providers.",

@@ -11,11 +11,14 @@ import click
 from lattice.control import Inventory, ProviderDescription
 from lattice.errors import LatticeError
 from lattice.events import Event
-from wasmhost.cli import actors, identify
+from wasmhost.cli import identify
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
+from wasmhost.cli.failures import start_failure
 from wasmhost.cli.identify import Candidate
+from wasmhost.cli.image_references import image_reference
 from wasmhost.cli.output import Column, Output, Row, shorten
+from wasmhost.cli.placing import choose_host
 from wasmhost.cli.problems import Problem, invalid, not_found, timed_out
 from wasmhost.cli.session import Session, refused
 from wasmhost.cli.watching import watch_option
@@ -146,10 +149,10 @@ def start_provider(
     """
     if config_file is not None:
         configuration = config_file.read_text()
-    reference = actors.image_reference(image)
+    reference = image_reference(image)
 
     async def work(session: Session) -> tuple[Inventory, ProviderDescription]:
-        host_id = await actors.choose_host(session, host_text)
+        host_id = await choose_host(session, host_text)
         return await start_and_wait(session, host_id, reference, link_name=link_name, configuration=configuration)
 
     inventory, provider = app.run(work)
@@ -196,7 +199,7 @@ async def start_and_wait(
     def event(event: Event) -> bool | None:
         nonlocal key, failure
         data = event.data
-        problem = actors.start_failure(event, reference, host_id)
+        problem = start_failure(event, reference, host_id)
         if problem is not None and data.get("link_name", link_name) == link_name:
             failure = problem
             if not most_restarts:

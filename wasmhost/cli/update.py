@@ -12,6 +12,8 @@ from lattice.events import Event
 from wasmhost.cli import actors
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
+from wasmhost.cli.failures import failure
+from wasmhost.cli.image_references import image_reference
 from wasmhost.cli.output import shorten
 from wasmhost.cli.problems import Problem, invalid, timed_out
 from wasmhost.cli.session import Session, refused
@@ -57,7 +59,7 @@ def update_actor(app: App, names: tuple[str, ...], host_text: str | None) -> Non
         actor, image = names
     else:
         raise invalid("write the actor and its new image", "for example `wasmhost update actor echo ./echo_v2.wasm`")
-    reference = actors.image_reference(image)
+    reference = image_reference(image)
 
     async def work(session: Session) -> tuple[str, str, list[Updated]]:
         meant, inventories = await actors.find_running(session, actor)
@@ -93,7 +95,7 @@ async def update_and_wait(session: Session, inventory: Inventory, actor_id: str,
     def event(event: Event) -> None:
         data = event.data
         if event.name == "actor_update_failed" and event.source == host_id and data.get("public_key") == actor_id:
-            problem = actors.failure({**data, "error": data.get("reason")})
+            problem = failure({**data, "error": data.get("reason")})
             raise Problem(
                 f"the update failed, revision {before} goes on: {problem}",
                 exit_code=problem.exit_code,

@@ -20,7 +20,7 @@ from wasmhost.apps.planner import (
     plan,
     wanted_links,
 )
-from wasmhost.cli import actors, links, providers
+from wasmhost.cli import actor_scale, links, providers
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.problems import Problem
 from wasmhost.cli.session import Session
@@ -89,7 +89,9 @@ class Deployment:
             case PutLink(link=link):
                 await links.put_and_wait(session, link, grace=LINK_GRACE)
             case StopActor():
-                await actors.stop_and_wait(session, command.host_id, command.actor_id, annotations=command.annotations)
+                await actor_scale.stop_and_wait(
+                    session, command.host_id, command.actor_id, annotations=command.annotations
+                )
                 tell(f"actor {self._name(command.actor_id)}: stopped{self._on(command.host_id)}")
             case StopProvider():
                 await providers.stop_and_wait(
@@ -101,7 +103,7 @@ class Deployment:
                 )
                 tell(f"provider {self._name(command.provider_id)}: stopped{self._on(command.host_id)}")
             case ScaleActor():
-                placed = await actors.scale_and_wait(
+                placed = await actor_scale.scale_and_wait(
                     session,
                     command.host_id,
                     command.reference,

@@ -1,0 +1,199 @@
+"""``stop actor`` and ``scale actor``: how many instances run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import click
+
+from lattice.control import ActorDescription, Inventory
+from lattice.errors import LatticeError
+from lattice.events import Event
+from wasmhost.cli import names as complete
+from wasmhost.cli.actors import LOOK, Placed, actor_and_host, find_running, hosts_of, placed
+from wasmhost.cli.app import App, lattice_options, pass_app
+from wasmhost.cli.failures import start_failure
+from wasmhost.cli.identify import Candidate
+from wasmhost.cli.output import shorten
+from wasmhost.cli.problems import invalid, timed_out
+from wasmhost.cli.session import Session, refused
+
+SCALE_TIMEOUT = 60.0
+"""Seconds: compiling a large module takes its time."""
+STOP_TIMEOUT = 15.0
+COUNT_FLAGS = ("--count", "--max", "--max-concurrent", "--max-instances")
+"""What generations of the classic client call the wanted number of instances."""
+
+
+@click.command("actor", short_help="stop an actor")
+@click.argument("names", nargs=-1, required=True, metavar="ACTOR", shell_complete=complete.actors_of_lattice)
+@click.option(
+    "--host",
+    "--host-id",
+    "host_text",
+    metavar="HOST",
+    shell_complete=complete.hosts,
+    help="Only on this host (default: wherever it runs).",
+)
+@lattice_options
+@pass_app
+def stop_actor(app: App, names: tuple[str, ...], host_text: str | None) -> None:
+    """Stop all instances of ACTOR; calls in flight finish. The classic order HOST ACTOR is accepted too."""
+    actor, host_text = actor_and_host(names, host_text, "stop")
+
+    async def work(session: Session) -> list[Placed]:
+        meant, inventories = await find_running(session, actor)
+        host_ids = await hosts_of(session, meant.key, inventories, host_text)
+        return [await _stop_on(session, meant, host_id) for host_id in host_ids]
+
+    stopped = app.run(work)
+    if app.output.json:
+        app.output.document({"actor_id": stopped[0].actor_id, "stopped_on": [one.host_id for one in stopped]})
+        return
+    for one in stopped:
+        app.output.text(f"stopped {one.name} ({shorten(one.actor_id, 13)}) on {one.host_name}")
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdigit() and int(text) <= 65535:
+        return int(text)
+    raise invalid(f"'{text}' is no number of instances from 0 to 65535", "for example `wasmhost scale actor echo 3`")
+
+
+async def _stop_on(session: Session, actor: Candidate, host_id: str) -> Placed:
+    await stop_and_wait(session, host_id, actor.key)
+    left = await placed(session, actor.key, host_id)
+    return replace(left, name=left.name or actor.name)
+
+
+def _matching(actor: ActorDescription, annotations: Mapping[str, str]) -> int:
+    """How many instances carry at least these annotations."""
+    return sum(instance.count for instance in actor.instances if annotations.items() <= instance.annotations.items())
+
+
+async def stop_and_wait(
+    session: Session, host_id: str, actor_id: str, *, annotations: Mapping[str, str] | None = None
+) -> None:
+    """Stop the instances with these annotations (default: all) and wait until they are gone. Raises Problem."""
+    patience = session.patience(STOP_TIMEOUT)
+    wanted = annotations or {}
+
+    async def left() -> int:
+        inventory = await session.client.inventory(host_id)
+        return sum(_matching(actor, wanted) for actor in inventory.actors if actor.id == actor_id)
+
+    async def state() -> bool | None:
+        return True if await left() == 0 else None
+
+    async with session.watch() as watch:
+        try:
+            await session.client.stop_actor(host_id, actor_id, 0, wanted)
+        except LatticeError as error:
+            raise refused(error) from error
+        try:
+            await watch.until(patience, event=lambda event: None, state=state)
+        except TimeoutError:
+            raise timed_out(
+                f"{actor_id} still has {await left()} instances {patience:g} s after it was told to stop",
+                f"calls in flight are finished first: look at `{LOOK}`, or allow more with --timeout",
+            ) from None
+
+
+@click.command("actor", short_help="change how many instances of an actor run")
+@click.argument("names", nargs=-1, required=True, metavar="ACTOR COUNT", shell_complete=complete.actors_of_lattice)
+@click.option(
+    "--host",
+    "--host-id",
+    "host_text",
+    metavar="HOST",
+    shell_complete=complete.hosts,
+    help="On this host (needed when it runs on several).",
+)
+@click.option(*COUNT_FLAGS, "count", type=click.IntRange(0, 65535), hidden=True)
+@lattice_options
+@pass_app
+def scale_actor(app: App, names: tuple[str, ...], host_text: str | None, count: int | None) -> None:
+    """Run COUNT instances of ACTOR; 0 stops it. Calls in flight finish. The classic order HOST ACTOR --count COUNT is
+    accepted too.
+    """
+    if count is None and len(names) > 1:
+        *rest, text = names
+        names, count = tuple(rest), _count(text)
+    if count is None:
+        raise invalid("say how many instances there should be", "for example `wasmhost scale actor echo 3`")
+    instances = count
+    if len(names) == 3 and host_text is None:  # HOST ACTOR IMAGE: the image is that of the actor
+        names = names[:2]
+    actor, host_text = actor_and_host(names, host_text, "scale")
+
+    async def work(session: Session) -> Placed:
+        meant, inventories = await find_running(session, actor)
+        host_ids = await hosts_of(session, meant.key, inventories, host_text)
+        if len(host_ids) > 1:
+            raise invalid(f"{meant.describe()} runs on {len(host_ids)} hosts", "choose one with --host")
+        reference, annotations = _one_set(meant, host_ids[0], inventories)
+        placed = await scale_and_wait(
+            session, host_ids[0], reference, actor_id=meant.key, count=instances, annotations=annotations
+        )
+        return replace(placed, name=placed.name or meant.name, image_ref=reference)
+
+    app.run(work).show(app.output, "scaled")
+
+
+def _one_set(actor: Candidate, host_id: str, inventories: Sequence[Inventory]) -> tuple[str, dict[str, str]]:
+    """Image reference and annotations under which an actor runs on a host. Raises Problem when there are several."""
+    running = next(a for i in inventories if i.host_id == host_id for a in i.actors if a.id == actor.key)
+    sets = {tuple(sorted(instance.annotations.items())) for instance in running.instances}
+    if len(sets) > 1:
+        raise invalid(
+            f"{actor.describe()} was started {len(sets)} times with different annotations on this host",
+            "stop it with `wasmhost stop actor` and start it once",
+        )
+    return running.image_ref or "", dict(next(iter(sets), ()))
+
+
+async def scale_and_wait(
+    session: Session,
+    host_id: str,
+    reference: str,
+    *,
+    actor_id: str,
+    count: int,
+    annotations: Mapping[str, str],
+) -> Placed:
+    """Have ``count`` instances with exactly these annotations; wait until it is so. Raises Problem."""
+    patience = session.patience(SCALE_TIMEOUT)
+
+    async def running() -> int:
+        inventory = await session.client.inventory(host_id)
+        return sum(
+            dict(instance.annotations) == dict(annotations)
+            for actor in inventory.actors
+            if actor.id == actor_id
+            for instance in actor.instances
+        )
+
+    def event(event: Event) -> bool | None:
+        if (problem := start_failure(event, reference, host_id)) is not None:
+            raise problem
+        return None
+
+    async def state() -> bool | None:
+        return True if await running() == count else None
+
+    async with session.watch() as watch:
+        try:
+            await session.client.scale_actor(
+                host_id, reference, actor_id=actor_id, count=count, annotations=annotations
+            )
+        except LatticeError as error:
+            raise refused(error) from error
+        try:
+            await watch.until(patience, event=event, state=state)
+        except TimeoutError:
+            raise timed_out(
+                f"{reference} has {await running()} instances after {patience:g} s, not {count}",
+                f"look at `{LOOK}` and at the host's log, or allow more with --timeout",
+            ) from None
+    return await placed(session, actor_id, host_id)

@@ -1,0 +1,102 @@
+"""``start actor``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import click
+
+from lattice.errors import LatticeError
+from lattice.events import Event
+from wasmhost import limits
+from wasmhost.cli import names as complete
+from wasmhost.cli.actors import Placed, placed
+from wasmhost.cli.app import App, lattice_options, pass_app
+from wasmhost.cli.failures import start_failure
+from wasmhost.cli.image_references import image_reference
+from wasmhost.cli.placing import choose_host
+from wasmhost.cli.problems import invalid, timed_out
+from wasmhost.cli.session import Session, refused
+from wasmhost.guest.calls import Limits
+from wasmhost.limits import LimitError
+
+START_TIMEOUT = 60.0
+"""Seconds: compiling a large module takes its time."""
+
+
+@click.command("actor", short_help="start an actor")
+@click.argument("image")
+@click.option(
+    "--host",
+    "--host-id",
+    "host_text",
+    metavar="HOST",
+    shell_complete=complete.hosts,
+    help="Host to start it on (default: the least busy one).",
+)
+@click.option("--count", type=click.IntRange(1, 65535), default=1, show_default=True, help="Instances to start.")
+@click.option("--limit", "limit_texts", multiple=True, metavar="NAME=N", help="For example memory_mib=128. Repeatable.")
+@lattice_options
+@pass_app
+def start_actor(app: App, image: str, host_text: str | None, count: int, limit_texts: tuple[str, ...]) -> None:
+    """Start the signed actor IMAGE: a path on the host, or file:///…
+
+    Waits until it runs, or says why it does not.
+    """
+    reference = image_reference(image)
+    annotations = _limit_annotations(limit_texts)
+
+    async def work(session: Session) -> Placed:
+        host_id = await choose_host(session, host_text)
+        return await start_and_wait(session, host_id, reference, count=count, annotations=annotations)
+
+    app.run(work).show(app.output, "started")
+
+
+def _limit_annotations(texts: Sequence[str]) -> dict[str, str]:
+    """The annotations that ask for limits typed as NAME=N. Raises Problem."""
+    try:
+        numbers = limits.parsed({name: text for name, _, text in (item.partition("=") for item in texts)})
+        limits.changed(Limits(), numbers)
+    except LimitError as error:
+        raise invalid(str(error), "write for example --limit memory_mib=128") from error
+    return limits.to_annotations(numbers)
+
+
+async def start_and_wait(
+    session: Session, host_id: str, reference: str, *, count: int, annotations: Mapping[str, str] | None = None
+) -> Placed:
+    """Start instances of an actor on a host and wait until they run. Raises Problem with the reason if not."""
+    patience = session.patience(START_TIMEOUT)
+
+    def event(event: Event) -> str | None:
+        if (problem := start_failure(event, reference, host_id)) is not None:
+            raise problem
+        started = event.name in ("actors_started", "actor_scaled")
+        if started and event.source == host_id and event.data.get("image_ref") == reference:
+            return str(event.data.get("public_key", ""))
+        return None
+
+    async def running() -> tuple[str, int]:
+        inventory = await session.client.inventory(host_id)
+        found = next((actor for actor in inventory.actors if actor.image_ref == reference), None)
+        return (found.id, found.count) if found is not None else ("", 0)
+
+    async def state() -> str | None:  # an event can be lost with a NATS server that is restarted
+        actor_id, instances = await running()
+        return actor_id if instances >= before + count else None
+
+    async with session.watch() as watch:
+        _, before = await running()
+        try:
+            await session.client.launch_actor(host_id, reference, count, annotations)
+        except LatticeError as error:
+            raise refused(error) from error
+        try:
+            actor_id = await watch.until(patience, event=event, state=state)
+        except TimeoutError:
+            raise timed_out(
+                f"{reference} did not start within {patience:g} s, and the host did not say why",
+                "look at `wasmhost get inventory` and at the host's log, or allow more with --timeout",
+            ) from None
+    return await placed(session, actor_id, host_id)
