@@ -20,7 +20,7 @@ from lattice.feed import DELETED, Feed, Stale, is_deletion
 from lattice.jetstream import TIMEOUT, Conflict, JetStream, StoreUnavailable
 from lattice.transport import Headers
 
-__all__ = ["TIMEOUT", "Bucket", "Change", "Conflict", "Entry", "StoreUnavailable", "open_bucket"]
+__all__ = ["TIMEOUT", "Bucket", "Change", "Conflict", "Entry", "StoreUnavailable", "check_key", "open_bucket"]
 
 log = structlog.get_logger(__name__)
 
@@ -200,7 +200,7 @@ class Bucket:
 
     async def _last(self, key: str) -> tuple[Headers, bytes, int]:
         """Headers, value and revision of the key's last message; revision 0 when there is none."""
-        subject = self._prefix + _checked(key)
+        subject = self._prefix + check_key(key)
         try:
             return await self._jetstream.last(self._stream, subject, direct=self._direct)
         except StoreUnavailable:
@@ -208,7 +208,7 @@ class Bucket:
             return await self._jetstream.last(self._stream, subject, direct=self._direct)
 
     async def _write(self, key: str, value: bytes, headers: Headers) -> int:
-        subject = self._put_prefix + _checked(key)
+        subject = self._put_prefix + check_key(key)
         try:
             return await self._jetstream.store(subject, value, headers, what=f"key {key}")
         except StoreUnavailable:
@@ -224,7 +224,8 @@ def _note(known: dict[str, int], key: str, revision: int, *, deleted: bool) -> N
         known[key] = revision
 
 
-def _checked(key: str) -> str:
+def check_key(key: str) -> str:
+    """``key`` itself if a bucket can hold it. Raises MalformedMessage."""
     if not _KEY.fullmatch(key):
         raise MalformedMessage(f"key {key[:80]!r}: only letters, digits and -/_= in tokens separated by single dots")
     return key

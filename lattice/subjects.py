@@ -113,6 +113,11 @@ def config_bucket(lattice: str) -> str:
     return f"CONFIGDATA_{validate_lattice(lattice)}"
 
 
+def state_bucket(lattice: str) -> str:
+    """Name of the JetStream KV bucket, of our own, with what hosts of a lattice agree on (:mod:`wasmhost`)."""
+    return f"WASMHOST_{validate_lattice(lattice)}"
+
+
 def rpc_events(lattice: str) -> str:
     """Where hosts tell of single calls, if they are asked to."""
     return f"wasmbus.rpcevt.{validate_lattice(lattice)}"

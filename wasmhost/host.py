@@ -37,6 +37,7 @@ from wasmhost.guest.engine import Engine, VariantName
 from wasmhost.holding import Holding
 from wasmhost.identity import Identity
 from wasmhost.inventory import HostFacts
+from wasmhost.lattice_state import LatticeState
 from wasmhost.leftovers import HOST_MARK, end_leftovers
 from wasmhost.linked_calls import LinkedCalls
 from wasmhost.linking import Linking
@@ -66,6 +67,7 @@ class Host:
         self._images = images
         self.identity: Identity
         self.metadata: Metadata
+        self.lattice_state: LatticeState
         self.actors: ActorRegistry
         self.providers: ProviderSupervisor
         self.linking: Linking
@@ -133,6 +135,9 @@ class Host:
             *events.refmap_set(oci_url=reference, public_key=key)
         )
         await metadata.open()
+        self.lattice_state = LatticeState(control, config.lattice, js_domain=config.js_domain)
+        parts.push_async_callback(self.lattice_state.close)
+        await self.lattice_state.open()
 
         parts.callback(lambda: publisher.publish(*self.facts.stopped()))
         holding = Holding()
@@ -185,7 +190,13 @@ class Host:
         )
         parts.push_async_callback(linking.close)
         self.facts = facts = HostFacts(
-            config, identity, actors=actors, providers=providers, metadata=metadata, guests=engine.variant
+            config,
+            identity,
+            actors=actors,
+            providers=providers,
+            metadata=metadata,
+            lattice_state=self.lattice_state,
+            guests=engine.variant,
         )
         past = EventBook(control, config.lattice)
         parts.push_async_callback(past.close)

@@ -13,6 +13,7 @@ from wasmhost.actors import ActorRegistry
 from wasmhost.config import HostConfig
 from wasmhost.identity import Identity
 from wasmhost.labels import Labels
+from wasmhost.lattice_state import LatticeState
 from wasmhost.metadata import Metadata
 from wasmhost.supervisor import ProviderSupervisor
 
@@ -28,6 +29,7 @@ class HostFacts:
         actors: ActorRegistry,
         providers: ProviderSupervisor,
         metadata: Metadata,
+        lattice_state: LatticeState,
         guests: str = "",
     ) -> None:
         """``guests``: how actors run, ``suspendable`` or ``threads``."""
@@ -38,6 +40,7 @@ class HostFacts:
         self._actors = actors
         self._providers = providers
         self._metadata = metadata
+        self._lattice_state = lattice_state
         self._started = time.monotonic()
 
     @property
@@ -48,6 +51,11 @@ class HostFacts:
     def uptime(self) -> int:
         """Whole seconds since the start."""
         return int(time.monotonic() - self._started)
+
+    @property
+    def degraded(self) -> str | None:
+        """What is wrong with what this host shares with others; None if nothing is."""
+        return self._metadata.degraded or self._lattice_state.degraded  # one reason is enough where both lack a store
 
     def ping(self) -> HostPing:
         """The answer to ``ping.hosts``."""
@@ -82,7 +90,7 @@ class HostFacts:
             version=wasmhost.__version__,
             uptime_human=human_duration(self.uptime),
             uptime_seconds=self.uptime,
-            degraded=self._metadata.degraded,
+            degraded=self.degraded,
         )
 
     def started(self) -> Built:
