@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import re
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
+
+_IDS = re.compile(r"\b([0-9a-f]{32}|[MVN][A-Z2-7]{55})\b")
 
 
 def get(port: int, path: str = "/", *, timeout: float = 10) -> tuple[int, bytes]:
@@ -42,6 +46,10 @@ class Load:
     good_at: list[float] = field(default_factory=list)
     failures: list[tuple[float, int | str]] = field(default_factory=list)
     """When each request began that got anything else, and what it got."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """How often those answers said what, without the ids; of errors, what they say."""
+    longest: float = 0.0
+    """Seconds that the slowest request took, whatever became of it."""
 
     def __enter__(self) -> Load:
         self._stop = threading.Event()
@@ -55,19 +63,36 @@ class Load:
             began = time.monotonic()
             status: int | str
             try:
-                status, _ = get(self.port, self.path)
-            except OSError as error:
-                status = type(error).__name__
+                status, body = get(self.port, self.path)
+            except (OSError, http.client.HTTPException) as error:
+                status, body = type(error).__name__, str(error).encode()
+            ended = time.monotonic()
+            self.longest = max(self.longest, ended - began)
             self.statuses[status] += 1
             if status == 200:
-                self.good_at.append(time.monotonic())
+                self.good_at.append(ended)
             else:
                 self.failures.append((began, status))
+                self.reasons[_IDS.sub("…", body.decode(errors="replace"))[:200]] += 1
                 self._stop.wait(0.02)
 
     def good_since(self, moment: float) -> int:
         """How many 200s arrived after ``moment`` (``time.monotonic()``)."""
         return sum(1 for at in list(self.good_at) if at > moment)
+
+    def wait_for_more(self, count: int, *, timeout: float) -> float:
+        """Wait for so many further 200s; seconds until the first of them. AssertionError tells what came instead."""
+        began = time.monotonic()
+        before = len(self.good_at)
+        while len(self.good_at) < before + count:
+            assert time.monotonic() - began < timeout, f"not {count} in {timeout} s: {self.statuses}, {self.reasons}"
+            time.sleep(0.02)
+        return max(0.0, self.good_at[before] - began)
+
+    def longest_pause(self, since: float = 0.0) -> float:
+        """Seconds between two 200s that follow each other, at most, among those after ``since``."""
+        at = sorted(moment for moment in list(self.good_at) if moment > since)
+        return max((after - before for before, after in pairwise(at)), default=0.0)
 
     def stop(self) -> None:
         self._stop.set()

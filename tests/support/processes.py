@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,11 +83,14 @@ def user_environment(home: Path, **extra: str) -> dict[str, str]:
 class Running:
     """A wasmhost command that keeps running; output is collected line by line."""
 
-    def __init__(self, arguments: list[str], *, env: Mapping[str, str], cwd: Path | None = None) -> None:
+    def __init__(
+        self, arguments: list[str], *, env: Mapping[str, str], cwd: Path | None = None, prefix: Sequence[str] = ()
+    ) -> None:
+        """``prefix``: a command that runs it, such as ``ip netns exec NAME``."""
         self.lines: list[str] = []
         self.started_at = time.monotonic()
         self.process = subprocess.Popen(
-            [*WASMHOST, *arguments],
+            [*prefix, *WASMHOST, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
