@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 import msgpack  # type: ignore[import-untyped]
 
+from lattice import cbor
 from lattice.errors import MalformedMessage
 
 MAX_ITEMS: Final = 262_144
@@ -42,14 +43,21 @@ def unpack_raw(what: str, data: bytes) -> object:
         raise MalformedMessage(f"{what}: not msgpack: {_reason(error, data)}") from error
 
 
-def unprefixed(what: str, data: bytes) -> bytes:
-    """Contract arguments without the optional one-byte format prefix (``c1`` announces msgpack, ``7f`` CBOR)."""
-    if len(data) > 1:
-        if data[0] == _MSGPACK_PREFIX:
-            return data[1:]
-        if data[0] == _CBOR_PREFIX:
-            raise MalformedMessage(f"{what}: CBOR is not supported here, send msgpack")
-    return data
+def unpack_argument(what: str, data: bytes) -> object:
+    """As :func:`unpack_raw`, for contract arguments: the optional first byte ``c1`` announces msgpack, ``7f`` CBOR."""
+    if is_cbor(data):
+        return cbor.unpack(what, data[1:], raw=True)
+    return unpack_raw(what, unprefixed(data))
+
+
+def is_cbor(data: bytes) -> bool:
+    """Whether contract arguments announce CBOR. One byte alone is always msgpack."""
+    return len(data) > 1 and data[0] == _CBOR_PREFIX
+
+
+def unprefixed(data: bytes) -> bytes:
+    """Contract arguments without the prefix that announces msgpack."""
+    return data[1:] if len(data) > 1 and data[0] == _MSGPACK_PREFIX else data
 
 
 def unpack_value(data: bytes, what: str = "value") -> object:
@@ -59,9 +67,11 @@ def unpack_value(data: bytes, what: str = "value") -> object:
     """
     if not data:
         return None
+    if is_cbor(data):
+        return cbor.unpack(what, data[1:], raw=False)
     try:
         value: object = _unpackb(
-            unprefixed(what, data),
+            unprefixed(data),
             raw=False,
             unicode_errors="surrogateescape",
             strict_map_key=False,
@@ -89,17 +99,17 @@ def _plain(value: object) -> object:
 
 def read_text(what: str, data: bytes) -> str:
     """Contract arguments that are one bare string (``KeyValue.Get``)."""
-    return text_of(what, unpack_raw(what, unprefixed(what, data)))
+    return text_of(what, unpack_argument(what, data))
 
 
 def read_texts(what: str, data: bytes) -> tuple[str, ...]:
     """Contract arguments that are one bare list of strings (``KeyValue.SetUnion``)."""
-    return texts_of(what, unpack_raw(what, unprefixed(what, data)))
+    return texts_of(what, unpack_argument(what, data))
 
 
 def read_flag(what: str, data: bytes) -> bool:
     """Contract arguments that are one bare boolean."""
-    value = unpack_raw(what, unprefixed(what, data))
+    value = unpack_argument(what, data)
     if isinstance(value, bool):
         return value
     raise MalformedMessage(f"{what} is {kind(value)}, not a boolean")
@@ -107,7 +117,7 @@ def read_flag(what: str, data: bytes) -> bool:
 
 def read_integer(what: str, data: bytes, low: int, high: int) -> int:
     """Contract arguments that are one bare integer from ``low`` to ``high``."""
-    return integer_of(what, unpack_raw(what, unprefixed(what, data)), low, high)
+    return integer_of(what, unpack_argument(what, data), low, high)
 
 
 def kind(value: object) -> str:
@@ -194,6 +204,11 @@ class Fields:
     def unpack(cls, what: str, data: bytes) -> Fields:
         """Read ``data`` as one map; ``what`` names the message in errors. Keys may be str or bin."""
         return cls.of(what, unpack_raw(what, data))
+
+    @classmethod
+    def argument(cls, what: str, data: bytes) -> Fields:
+        """As :meth:`unpack`, for contract arguments, which may have a format prefix."""
+        return cls.of(what, unpack_argument(what, data))
 
     @classmethod
     def of(cls, what: str, value: object) -> Fields:

@@ -8,6 +8,9 @@ none (argument), ``None``     zero bytes
 a class with decode/encode    that class, as the modules of ``lattice.contracts`` define them
 ``str int bool float``        that value alone, in msgpack; also ``list[...]`` and ``dict[str, ...]`` of them
 ============================  =======================================================================
+
+Providers of contracts that are also spoken in CBOR take the second pair of functions here: what is not ``bytes`` or
+nothing may then be any type of :mod:`lattice.contracts.structures`, and is answered in the form in which it came.
 """
 
 from __future__ import annotations
@@ -18,10 +21,14 @@ from collections.abc import Callable
 from typing import Any
 
 from lattice import wire
+from lattice.contracts.forms import Form
+from lattice.contracts.structures import read_as, shape_of, write_as
 from lattice.errors import MalformedMessage
 
 Decoder = Callable[[bytes], Any]
 Encoder = Callable[[Any], bytes]
+FormDecoder = Callable[[bytes], tuple[Any, Form]]
+FormEncoder = Callable[[Any, Form], bytes]
 
 _PLAIN = (str, int, bool, float)
 _LEAST = -(2**63)
@@ -64,6 +71,23 @@ def encoder(annotation: Any) -> Encoder:
         return typing.cast(Encoder, lambda value: value.encode())
     _matcher(annotation)
     return wire.pack
+
+
+def form_decoder(annotation: Any, what: str) -> FormDecoder:
+    """Payload to argument and the form in which it came; otherwise as :func:`decoder`."""
+    if annotation is bytes:
+        return lambda payload: (payload, Form.MSGPACK)
+    shape = shape_of(annotation)
+    return lambda payload: read_as(what, shape, payload)
+
+
+def form_encoder(annotation: Any) -> FormEncoder:
+    """Result to payload, in a form; otherwise as :func:`encoder`."""
+    if annotation in (None, types.NoneType, bytes):
+        encode = encoder(annotation)
+        return lambda value, form: encode(value)
+    shape = shape_of(annotation)
+    return lambda value, form: write_as(shape, value, form)
 
 
 def _name(annotation: Any) -> str:

@@ -9,10 +9,20 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from lattice.connection import Connection
+from lattice.contracts.forms import Form
 from lattice.errors import Code, LatticeError, Unreachable
 from lattice.hostdata import HostData
 from lattice.links import LinkDefinition
-from providers.codecs import Decoder, Encoder, decoder, encoder
+from providers.codecs import (
+    Decoder,
+    Encoder,
+    FormDecoder,
+    FormEncoder,
+    decoder,
+    encoder,
+    form_decoder,
+    form_encoder,
+)
 
 _Function = TypeVar("_Function", bound=Callable[..., Awaitable[Any]])
 
@@ -36,6 +46,11 @@ class Call:
     """``loop.time()`` at which the handler is cancelled: a little before the caller gives up, so that it is told."""
     seconds: float
     """How long that is from the arrival of the call."""
+    form: Form = Form.MSGPACK
+    """How to encode what goes back to this actor, also in calls to it; MSGPACK unless the contract is spoken in CBOR.
+
+    A call without an argument does not tell: it is answered in msgpack.
+    """
 
     @property
     def actor(self) -> str:
@@ -85,11 +100,30 @@ class Handler:
         return self.encode(await self.function(call, self.decode(payload)))
 
 
+@dataclass(frozen=True, slots=True)
+class FormHandler:
+    """The same for a contract that is spoken in CBOR, too."""
+
+    name: str
+    function: Callable[..., Awaitable[Any]]
+    decode: FormDecoder | None
+    encode: FormEncoder
+
+    async def answer(self, call: Call, payload: bytes) -> bytes:
+        if self.decode is None:
+            return self.encode(await self.function(call), call.form)
+        argument, came = self.decode(payload)
+        call.form = came.of_answer
+        return self.encode(await self.function(call, argument), call.form)
+
+
 class Provider:
     """Base of all providers. ``run`` (:mod:`providers.runtime`) makes one instance per process."""
 
     contract_id: ClassVar[str]
     """The contract it offers, as in ``wasmcloud:keyvalue``."""
+    spoken_in_cbor: ClassVar[bool] = False
+    """True for the contracts that some generations of actors speak in CBOR: blobstore, mlinference, testing."""
 
     lattice: ActorCalls
     """Calls to linked actors. Set before ``started``."""
@@ -141,9 +175,9 @@ class Provider:
         """True when ``link_changed`` is overridden."""
         return cls.link_changed is not Provider.link_changed
 
-    def handlers(self) -> Mapping[str, Handler]:
+    def handlers(self) -> Mapping[str, Handler | FormHandler]:
         """Every operation by name. TypeError, naming the method, for a handler whose signature has no codec."""
-        found: dict[str, Handler] = {}
+        found: dict[str, Handler | FormHandler] = {}
         for attribute, function in inspect.getmembers(self, inspect.iscoroutinefunction):
             name = getattr(function, "__operation__", None)
             if name is None:
@@ -151,19 +185,23 @@ class Provider:
             if name in found:
                 raise TypeError(f"{type(self).__name__} has two handlers for {name}")
             try:
-                found[name] = _handler(name, function)
+                found[name] = _handler(name, function, self.spoken_in_cbor)
             except TypeError as error:
                 raise TypeError(f"{type(self).__name__}.{attribute}: {error}") from error
         return found
 
 
-def _handler(name: str, function: Callable[..., Awaitable[Any]]) -> Handler:
-    hints = typing.get_type_hints(function)
+def _handler(name: str, function: Callable[..., Awaitable[Any]], spoken_in_cbor: bool) -> Handler | FormHandler:
+    hints = typing.get_type_hints(function, include_extras=True)
     parameters = list(inspect.signature(function).parameters)
     if len(parameters) not in (1, 2):
         raise TypeError("a handler takes (self, call) or (self, call, argument)")
     missing = [part for part in (*parameters[1:], "return") if part not in hints]
     if missing:
         raise TypeError(f"annotate {', '.join(missing)}: the annotations choose the encoding")
-    decode = decoder(hints[parameters[1]], name) if len(parameters) == 2 else None
-    return Handler(name, function, decode, encoder(hints["return"]))
+    argument, result = hints[parameters[1]] if len(parameters) == 2 else None, hints["return"]
+    if spoken_in_cbor:
+        decode_form = form_decoder(argument, name) if len(parameters) == 2 else None
+        return FormHandler(name, function, decode_form, form_encoder(result))
+    decode = decoder(argument, name) if len(parameters) == 2 else None
+    return Handler(name, function, decode, encoder(result))

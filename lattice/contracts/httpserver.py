@@ -41,7 +41,7 @@ class HttpRequest:
     @classmethod
     def decode(cls, data: bytes) -> HttpRequest:
         """Raise MalformedMessage, and nothing else."""
-        fields = wire.Fields.unpack("HttpRequest", wire.unprefixed("HttpRequest", data))
+        fields = wire.Fields.argument("HttpRequest", data)
         return cls(
             method=fields.text("method"),
             path=fields.text("path"),
@@ -70,7 +70,7 @@ class HttpResponse:
     @classmethod
     def decode(cls, data: bytes) -> HttpResponse:
         """Raise MalformedMessage, and nothing else."""
-        fields = wire.Fields.unpack("HttpResponse", wire.unprefixed("HttpResponse", data))
+        fields = wire.Fields.argument("HttpResponse", data)
         return cls(
             status_code=fields.integer("statusCode", 0, 65_535),
             header=fields.text_lists("header"),

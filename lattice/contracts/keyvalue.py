@@ -52,10 +52,6 @@ I32_MAX: Final = 2**31 - 1
 U32_MAX: Final = 2**32 - 1
 
 
-def _fields(what: str, data: bytes) -> Fields:
-    return Fields.unpack(what, wire.unprefixed(what, data))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GetResponse:
     value: str = ""
@@ -67,7 +63,7 @@ class GetResponse:
     @classmethod
     def decode(cls, data: bytes) -> GetResponse:
         """Raise MalformedMessage, and nothing else."""
-        fields = _fields("GetResponse", data)
+        fields = Fields.argument("GetResponse", data)
         return cls(value=fields.text("value"), exists=fields.flag("exists"))
 
 
@@ -84,7 +80,7 @@ class SetRequest:
     @classmethod
     def decode(cls, data: bytes) -> SetRequest:
         """Raise MalformedMessage, and nothing else."""
-        fields = _fields("SetRequest", data)
+        fields = Fields.argument("SetRequest", data)
         return cls(key=fields.text("key"), value=fields.text("value"), expires=fields.integer("expires", 0, U32_MAX))
 
 
@@ -100,7 +96,7 @@ class IncrementRequest:
     @classmethod
     def decode(cls, data: bytes) -> IncrementRequest:
         """Raise MalformedMessage, and nothing else."""
-        fields = _fields("IncrementRequest", data)
+        fields = Fields.argument("IncrementRequest", data)
         return cls(key=fields.text("key"), value=fields.integer("value", I32_MIN, I32_MAX))
 
 
@@ -117,7 +113,7 @@ class ListItem:
     @classmethod
     def decode(cls, data: bytes) -> ListItem:
         """Raise MalformedMessage, and nothing else."""
-        fields = _fields("list request", data)
+        fields = Fields.argument("list request", data)
         return cls(list_name=fields.text("listName"), value=fields.text("value"))
 
 
@@ -139,7 +135,7 @@ class ListRangeRequest:
     @classmethod
     def decode(cls, data: bytes) -> ListRangeRequest:
         """Raise MalformedMessage, and nothing else."""
-        fields = _fields("ListRangeRequest", data)
+        fields = Fields.argument("ListRangeRequest", data)
         return cls(
             list_name=fields.text("listName"),
             start=fields.integer("start", I32_MIN, I32_MAX),
@@ -160,7 +156,7 @@ class SetItem:
     @classmethod
     def decode(cls, data: bytes) -> SetItem:
         """Raise MalformedMessage, and nothing else."""
-        fields = _fields("set request", data)
+        fields = Fields.argument("set request", data)
         return cls(set_name=fields.text("setName"), value=fields.text("value"))
 
 

@@ -24,5 +24,5 @@ class LogEntry:
     @classmethod
     def decode(cls, data: bytes) -> LogEntry:
         """Raise MalformedMessage, and nothing else."""
-        fields = wire.Fields.unpack("LogEntry", wire.unprefixed("LogEntry", data))
+        fields = wire.Fields.argument("LogEntry", data)
         return cls(level=fields.text("level"), text=fields.text("text"))

@@ -30,5 +30,5 @@ class RangeLimit:
     @classmethod
     def decode(cls, data: bytes) -> RangeLimit:
         """Raise MalformedMessage, and nothing else."""
-        fields = wire.Fields.unpack("RangeLimit", wire.unprefixed("RangeLimit", data))
+        fields = wire.Fields.argument("RangeLimit", data)
         return cls(min=fields.integer("min", 0, U32_MAX), max=fields.integer("max", 0, U32_MAX))

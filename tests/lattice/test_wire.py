@@ -91,10 +91,12 @@ def test_nested_announcements_of_huge_arrays_do_not_take_their_memory() -> None:
         wire.unpack_raw("x", b"\xdd\x00\x10\x00\x00" * 1000 + b"\0" * 1_100_000)
 
 
-def test_a_format_prefix_is_stripped_and_cbor_refused() -> None:
+def test_a_format_prefix_chooses_between_msgpack_and_cbor() -> None:
     assert wire.read_text("key", b"\xc1\xa1k") == "k"
-    with pytest.raises(MalformedMessage, match="CBOR"):
-        wire.read_text("key", b"\x7f\xa1k")
+    assert wire.read_text("key", b"\x7f\x61k") == "k"
+    assert wire.unpack_value(b"\x7f\x82\x61k\x41k") == ["k", b"k"]
+    with pytest.raises(MalformedMessage, match="key: not CBOR: it is cut short"):
+        wire.read_text("key", b"\x7f\x62k")
     assert wire.read_integer("n", b"\x7f", 0, 200) == 127  # a single byte is always msgpack
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from lattice import wire
+from lattice.contracts.forms import Form
 from lattice.contracts.keyvalue import GetResponse, SetRequest
 from lattice.errors import MalformedMessage
-from providers.codecs import decoder, encoder
+from providers.codecs import decoder, encoder, form_decoder, form_encoder
 from providers.provider import Call, Provider, operation
 
 
@@ -30,6 +31,23 @@ from providers.provider import Call, Provider, operation
 )
 def test_a_value_survives_its_codec(annotation: Any, value: Any) -> None:
     assert decoder(annotation, "Op")(encoder(annotation)(value)) == value
+
+
+def test_announced_cbor_is_read_whatever_the_contract() -> None:
+    assert decoder(str, "Op")(b"\x7f\x61k") == "k"
+    assert decoder(list[str], "Op")(b"\x7f\x81\x61k") == ["k"]
+    assert decoder(dict[str, int], "Op")(b"\x7f\xa1\x61k\x01") == {"k": 1}
+    assert decoder(SetRequest, "Op")(b"\x7f\xa1\x63key\x61k") == SetRequest(key="k")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [(str, "ž"), (bool, True), (int, -500), (list[str], ["a"]), (float, 1.5), (bytes, b"\x7f\x00")],
+)
+@pytest.mark.parametrize("form", list(Form))
+def test_a_value_survives_its_codec_in_every_form(annotation: Any, value: Any, form: Form) -> None:
+    came = Form.MSGPACK if annotation is bytes else form
+    assert form_decoder(annotation, "Op")(form_encoder(annotation)(value, form)) == (value, came)
 
 
 def test_nothing_travels_as_zero_bytes() -> None:

@@ -36,6 +36,22 @@ async def test_a_signed_call_is_answered_with_the_reply_of_the_guest(path: DataP
         assert (response.error, response.msg, response.content_length) == (None, msg, len(msg))
 
 
+@pytest.mark.parametrize("sent", ["string", "array"])
+async def test_an_argument_may_come_as_a_string_or_an_array_of_bytes(path: DataPath, sent: str) -> None:
+    actor = await path.launch(actors.ECHO)
+    msg = b"\x7f\xff\xfe"
+    call = path.sign(actor, msg)
+    as_bin, as_other = (
+        b"\xa3msg\xc4\x03" + msg,
+        b"\xa3msg" + (b"\xa3" + msg if sent == "string" else b"\x93\x7f\xcc\xff\xcc\xfe"),
+    )
+    payload = call.encode().replace(as_bin, as_other)
+    assert as_other in payload
+    reply = await path.peer.request(subjects.actor_rpc(path.lattice, actor), payload, timeout=5)
+    response = InvocationResponse.decode(reply.payload)
+    assert (response.error, response.msg) == (None, msg)
+
+
 async def test_hundreds_of_calls_at_once_on_one_instance_are_all_answered(path: DataPath) -> None:
     actor = await path.launch(actors.ECHO)
     answers = await asyncio.gather(*(path.call(actor, b"%d" % number) for number in range(300)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from dataclasses import replace
@@ -18,6 +19,7 @@ from lattice.rpc import DEADLINE_HEADER
 from tests.support import actors
 from tests.support.nats import NatsServer
 from tests.support.storing import Storing
+from tests.support.waiting import eventually
 from tests.wasmhost.datapath import CLUSTER, HOST, DataPath, Provider, data_path
 from wasmhost.guest.calls import Limits
 
@@ -38,6 +40,37 @@ async def test_a_provider_gets_a_signed_call_with_less_time_than_the_actor_has(p
     assert (received.operation, received.host_id) == ("KeyValue.Get", HOST.public)
     assert antiforgery.parse(received.encoded_claims).issuer == CLUSTER.public
     assert headers is not None and 700 < int(headers[DEADLINE_HEADER]) < 1000
+
+
+async def test_arguments_and_answers_are_passed_untouched_whatever_their_form(path: DataPath) -> None:
+    actor = await path.launch(TO_KV, capabilities=[KV])
+    provider = await Provider.serve(path, KV)
+    path.link(actor, provider.key, KV)
+    forms = [b"\x7f\x82\x61a\x61b", b"\xc1\xa1k", b"\xa2\x61a\x01\x61b\x02", b"\x7f", b"\xc1", b"\x00\xff\xfe", b""]
+    for msg in forms:
+        assert (await path.call(actor, msg)).msg == msg
+    assert [received.msg for received in provider.received] == forms
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"\x82\xa3msg\xa2\xff\xfe\xadinvocation_id\xa0", b"\xff\xfe"),  # Elixir hosts: a string of any bytes
+        (b"\x81\xa3msg\x92\x01\xcc\xff", b"\x01\xff"),  # serde: an array of small integers
+        (b"\x82\xa3msg\x90\xa5error\xa4gone", "gone"),  # Elixir hosts: an empty array beside an error
+    ],
+)
+async def test_answers_with_a_string_or_an_array_of_bytes_are_understood(
+    path: DataPath, answer: bytes, told: bytes | str
+) -> None:
+    actor = await path.launch(TO_KV, capabilities=[KV])
+    provider = await Provider.serve(path, KV, answering=False)
+    path.link(actor, provider.key, KV)
+    asked = asyncio.create_task(path.call(actor))
+    await eventually(lambda: bool(provider.replies))
+    path.peer.publish(provider.replies[0], answer)
+    response = await asked
+    assert (response.error or response.msg) == told
 
 
 async def test_a_provider_is_reached_only_with_claim_and_link(path: DataPath) -> None:
