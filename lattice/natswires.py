@@ -47,9 +47,12 @@ class _NatsWire:
         self.server = addresses.without_login(url)
         self.last_error: Exception | None = None
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.leaving: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def open(self, arguments: dict[str, Any]) -> None:
-        await self._client.connect(**arguments, error_cb=self._note, closed_cb=self._closed)
+        await self._client.connect(
+            **arguments, error_cb=self._note, closed_cb=self._closed, lame_duck_mode_cb=self._leaves
+        )
         if not self._client.is_connected:
             raise nats.errors.Error("the handshake did not end")
 
@@ -71,6 +74,10 @@ class _NatsWire:
 
     async def _note(self, error: Exception) -> None:
         self.last_error = error
+
+    async def _leaves(self) -> None:
+        if not self.leaving.done():
+            self.leaving.set_result(None)
 
     async def _closed(self) -> None:
         self.lose(_reason(self.last_error))
@@ -182,6 +189,10 @@ class DirectWire(_NatsWire):
         self._direct.handlers[sid] = handler
         self._send(f"SUB {subject} {queue} {sid}\r\n".encode())
 
+    def hand_to(self, sid: int, handler: MessageHandler) -> None:
+        if sid in self._direct.handlers:
+            self._direct.handlers[sid] = handler
+
     def unsubscribe(self, sid: int) -> None:
         self._send(f"UNSUB {sid}\r\n".encode())
 
@@ -215,6 +226,7 @@ class PublicWire(_NatsWire):
         self._work: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
         self._subscriptions: dict[int, Any] = {}
+        self._handlers: dict[int, MessageHandler] = {}
 
     async def open(self, arguments: dict[str, Any]) -> None:
         await super().open(arguments)
@@ -238,9 +250,11 @@ class PublicWire(_NatsWire):
             )
 
     def subscribe(self, sid: int, subject: str, queue: str, handler: MessageHandler) -> None:
+        self._handlers[sid] = handler
+
         async def receive(message: Msg) -> None:
             try:
-                handler(message.subject, message.reply, message.headers, message.data)
+                self._handlers[sid](message.subject, message.reply, message.headers, message.data)
             except Exception:
                 log.exception("connection.handler_failed", subject=message.subject, bytes=len(message.data))
 
@@ -248,6 +262,10 @@ class PublicWire(_NatsWire):
             self._subscriptions[sid] = await self._client.subscribe(subject, queue=queue, cb=receive)
 
         self._work.put_nowait(begin)
+
+    def hand_to(self, sid: int, handler: MessageHandler) -> None:
+        if sid in self._handlers:
+            self._handlers[sid] = handler
 
     def unsubscribe(self, sid: int) -> None:
         async def end() -> None:

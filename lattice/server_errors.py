@@ -57,8 +57,15 @@ class ViolationLog:
         self._since = 0.0
         self._logged = 0
         self._left_out = 0
+        self._ignored = ""
+
+    def ignore(self, subject: str) -> None:
+        """Say nothing of this subject, which is tried without knowing whether it is permitted."""
+        self._ignored = subject
 
     def add(self, violation: Violation) -> None:
+        if self._ignored and violation.concerns(self._ignored):
+            return
         now = monotonic()
         if now - self._since > WINDOW:
             self._since, self._logged = now, 0

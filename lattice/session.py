@@ -3,7 +3,8 @@
 A :class:`Connection` is the :class:`lattice.transport.Transport` of the whole process. Below it is one :class:`Wire`
 at a time, from its handshake to its loss; when a wire is lost, every waiting request fails with code DISCONNECTED
 (nothing is sent twice), a new wire is dialled for ever, and all subscriptions are made again on it before the state
-says *connected*. No NATS client is imported here; :mod:`lattice.connection` supplies the wires.
+says *connected*. A server that announces its end is left before it ends (:mod:`lattice.moving`). No NATS client is
+imported here; :mod:`lattice.connection` supplies the wires.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
 from lattice import headers as header_block
 from lattice import server_errors
 from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, TooLarge, Unreachable
+from lattice.moving import Move
+from lattice.subscription import Subscription, check_filter
 from lattice.transport import Headers, MessageHandler, Reply, State
 from lattice.waiters import Waiters
 from lattice.wires import Dial, Outgoing, Wire, WireLost
@@ -30,6 +34,7 @@ _FRAME = 64
 """Bytes counted for the control line of a queued message."""
 _BATCH = 32
 """Messages that leave before the turn of the loop is over: with hundreds in one turn, the peer can begin meanwhile."""
+_LAME_DUCK = "the server is about to end and asks its clients to leave; give them another one of its cluster"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,26 +53,6 @@ class Limits:
     drain_timeout: float = 5.0
 
 
-class Subscription:
-    """One subject (and queue group) of a connection."""
-
-    __slots__ = ("_connection", "confirmed", "handler", "queue", "refused", "sid", "subject")
-
-    def __init__(self, connection: Connection, sid: int, subject: str, queue: str, handler: MessageHandler) -> None:
-        self._connection = connection
-        self.sid = sid
-        self.subject = subject
-        self.queue = queue
-        self.handler = handler
-        self.confirmed = False
-        self.refused = ""
-        """The server's words when it did not permit this subscription."""
-
-    async def unsubscribe(self) -> None:
-        """See :meth:`lattice.transport.Subscription.unsubscribe`. Repeating it does nothing."""
-        await self._connection._leave(self)
-
-
 class Connection:
     """The :class:`lattice.transport.Transport` over a succession of wires."""
 
@@ -79,6 +64,9 @@ class Connection:
         self._waiters = Waiters(self._loop)
         self._violations = server_errors.ViolationLog()
         self._wire: Wire | None = None
+        self._leaving: Wire | None = None
+        """The wire that was left for the present one, as long as messages may still arrive over it."""
+        self._held = False
         self._known: tuple[str, ...] = ()
         self._max_payload = 1024 * 1024
         self._state = State.RECONNECTING
@@ -116,6 +104,11 @@ class Connection:
     def server(self) -> str:
         """The URL of the server last connected to, without user information."""
         return self._known[0] if self._known else ""
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """As :attr:`server`, with those of its cluster that it told of."""
+        return self._known if self._wire is None else _servers(self._wire)
 
     @property
     def auth_required(self) -> bool:
@@ -157,7 +150,7 @@ class Connection:
         Raises NotAuthorized when the server does not permit it, MalformedMessage for a bad subject or queue, and
         Unreachable when the server cannot confirm it in time. Cancelling it leaves the subject.
         """
-        _check_filter(subject)
+        check_filter(subject)
         if not queue.isprintable() or " " in queue:
             raise MalformedMessage(f"queue group {queue!r}: must not hold spaces or control characters")
         self._check_open(subject)
@@ -301,7 +294,7 @@ class Connection:
     def _flush(self) -> None:
         self._flush_due = False
         wire = self._wire
-        if wire is None or not self._out:
+        if wire is None or not self._out or self._held:
             return
         if not wire.congested:
             self._write(wire)
@@ -314,7 +307,7 @@ class Connection:
         self._flush()
 
     def _write(self, wire: Wire) -> None:
-        if self._out and not wire.lost.done():
+        if self._out and not wire.lost.done() and not self._held:
             out, self._out = self._out, []
             self._out_bytes = 0
             wire.write(out)
@@ -351,23 +344,29 @@ class Connection:
 
     def _add(self, subject: str, queue: str, handler: MessageHandler) -> Subscription:
         self._last_sid += 1
-        subscription = Subscription(self, self._last_sid, subject, queue, handler)
+        subscription = Subscription(self._leave, self._last_sid, subject, queue, handler)
         self._subscriptions[subscription.sid] = subscription
         return subscription
 
     def _drop(self, subscription: Subscription) -> None:
-        if self._subscriptions.pop(subscription.sid, None) is not None and self._wire is not None:
-            self._wire.unsubscribe(subscription.sid)
-            self._wire.forget(subscription.sid)
+        if self._subscriptions.pop(subscription.sid, None) is not None:
+            for wire in (self._wire, self._leaving):
+                if wire is not None:
+                    wire.unsubscribe(subscription.sid)
+                    wire.forget(subscription.sid)
 
     async def _leave(self, subscription: Subscription) -> None:
         if self._subscriptions.pop(subscription.sid, None) is None:
             return
-        wire = self._wire
-        if wire is None:
-            return
-        self._write(wire)
-        wire.unsubscribe(subscription.sid)
+        if self._wire is not None:
+            self._write(self._wire)
+        wires = [wire for wire in (self._leaving, self._wire) if wire is not None]
+        for wire in wires:
+            wire.unsubscribe(subscription.sid)
+        for wire in wires:
+            await self._await_end(wire, subscription)
+
+    async def _await_end(self, wire: Wire, subscription: Subscription) -> None:
         try:
             await wire.barrier(self._limits.confirm_timeout)
         except WireLost:
@@ -402,9 +401,7 @@ class Connection:
     # -- life of the wires --------------------------------------------------------------------------------------------
 
     async def _attach(self, wire: Wire) -> None:
-        self._known = tuple(dict.fromkeys((wire.server, *wire.servers)))
-        self._max_payload = wire.max_payload
-        self._wire = wire
+        self._adopt(wire)
         try:
             for subscription in self._subscriptions.values():
                 wire.subscribe(subscription.sid, subscription.subject, subscription.queue, subscription.handler)
@@ -421,9 +418,18 @@ class Connection:
         self._connected.set()
         self._flush()
 
+    def _adopt(self, wire: Wire) -> None:
+        self._known = _servers(wire)
+        self._max_payload = wire.max_payload
+        self._wire = wire
+
     async def _supervise(self) -> None:
         while self._wire is not None:
             wire = self._wire
+            news: set[asyncio.Future[Any]] = {wire.lost, wire.leaving}
+            await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
+            if not wire.lost.done() and await self._move(wire):
+                continue
             reason = await asyncio.shield(wire.lost)
             self._lose(wire, reason)
             since = self._loop.time()
@@ -437,7 +443,65 @@ class Connection:
                 subscriptions=len(self._subscriptions),
             )
 
+    async def _move(self, wire: Wire) -> bool:
+        """Go elsewhere before this server ends. False when it ended while there was nowhere to go."""
+        others = tuple(url for url in _servers(wire) if url != wire.server)
+        log.warning("connection.lame_duck", server=wire.server, others=len(others), hint=_LAME_DUCK)
+        # The jitter keeps the clients of a server from arriving at the next one all at once.
+        pause = random.uniform(0.0, self._limits.retry_min * 4)
+        alone = False
+        while True:
+            await asyncio.wait({wire.lost}, timeout=pause)
+            if wire.lost.done():
+                return False
+            try:
+                if await self._hand_over(wire, await self._dial(others, self._on_error)):
+                    return True
+            except LatticeError as error:
+                if not alone:
+                    log.warning("connection.no_other_server", server=wire.server, reason=str(error))
+                alone = True
+            pause = self._limits.retry_max
+
+    async def _hand_over(self, old: Wire, new: Wire) -> bool:
+        """From one wire to the other. False, and all is as it was, when the new one is none."""
+        since = self._loop.time()
+        move = Move(old, new, inbox=f"{self._inbox}*")
+        self._violations.ignore(move.probe)
+        try:
+            await move.subscribe(self._subscriptions.values())
+            # What was sent over the old wire has arrived before anything leaves over the new one.
+            self._write(old)
+            self._held = True
+            with suppress(WireLost, TimeoutError):
+                await old.barrier(self._limits.retry_max)
+            move.catch_up(self._subscriptions.values())
+            self._leaving = old
+            self._adopt(new)
+        except (WireLost, TimeoutError) as error:
+            log.info("connection.not_moved", server=new.server, reason=str(error) or "it does not answer")
+            return False
+        finally:
+            self._held = False
+            if self._wire is not new:
+                await new.close()
+        self._flush()
+        try:
+            await move.leave_old()
+        finally:
+            self._leaving = None
+            await old.close()
+        log.info(
+            "connection.moved",
+            server=new.server,
+            left=old.server,
+            seconds=round(self._loop.time() - since, 3),
+            subscriptions=len(self._subscriptions),
+        )
+        return True
+
     def _lose(self, wire: Wire, reason: str) -> None:
+        self._known = _servers(wire)  # some may have joined since
         self._wire = None
         self._connected.clear()
         self._set_state(State.RECONNECTING)
@@ -495,10 +559,6 @@ class Connection:
         )
 
 
-def _check_filter(subject: str) -> None:
-    tokens = subject.split(".")
-    for position, token in enumerate(tokens):
-        if not token or not token.isprintable() or " " in token:
-            raise MalformedMessage(f"subject {subject!r}: tokens must be non-empty, without spaces and controls")
-        if (">" in token and (token != ">" or position != len(tokens) - 1)) or ("*" in token and token != "*"):
-            raise MalformedMessage(f"subject {subject!r}: a wildcard must be a token of its own, '>' the last")
+def _servers(wire: Wire) -> tuple[str, ...]:
+    """The addresses that a wire knows of, its own first."""
+    return tuple(dict.fromkeys((wire.server, *wire.servers)))

@@ -45,6 +45,10 @@ class Wire(Protocol):
         """Done, with the reason, as soon as the connection is known to be gone."""
 
     @property
+    def leaving(self) -> asyncio.Future[None]:
+        """Done as soon as the server has said that it is about to end (lame duck mode)."""
+
+    @property
     def congested(self) -> bool:
         """The server takes bytes more slowly than they are written; write again after :meth:`writable`."""
 
@@ -55,6 +59,9 @@ class Wire(Protocol):
         """Send all messages in one write."""
 
     def subscribe(self, sid: int, subject: str, queue: str, handler: MessageHandler) -> None: ...
+
+    def hand_to(self, sid: int, handler: MessageHandler) -> None:
+        """Hand what arrives from now on to another handler; nothing happens where there is no such subscription."""
 
     def unsubscribe(self, sid: int) -> None:
         """Tell the server; messages that it had sent before are still handed over."""

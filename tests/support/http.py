@@ -94,6 +94,14 @@ class Load:
         at = sorted(moment for moment in list(self.good_at) if moment > since)
         return max((after - before for before, after in pairwise(at)), default=0.0)
 
+    def figures(self) -> str:
+        """How it went, for people: `pytest -rP` shows what tests print."""
+        total = sum(self.statuses.values())
+        return (
+            f"{total} requests, {len(self.failures)} failed, slowest {self.longest:.2f} s, "
+            f"longest pause {self.longest_pause():.2f} s"
+        )
+
     def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:

@@ -87,6 +87,32 @@ class NatsServer:
                 self._process.wait(10)
         self._process = None
 
+    def lame_duck(self) -> None:
+        """Announce the end to the clients and take no further ones; the server ends them one by one, and itself."""
+        os.kill(self.pid, signal.SIGUSR2)
+
     def restart(self, sig: int = signal.SIGTERM) -> None:
         self.stop(sig)
         self.start()
+
+
+def cluster(folder: Path, count: int, *, jetstream: bool = False) -> list[NatsServer]:
+    """So many servers that know each other and tell their clients so; not started.
+
+    A lame duck among them leaves its clients alone for two seconds, then ends them over half a minute.
+    """
+    ports = [free_port() for _ in range(count)]
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+    return [
+        NatsServer(
+            folder / f"nats-{number}",
+            jetstream=jetstream,
+            config=f"""
+server_name: "server-{number}"
+lame_duck_grace_period: "2s"
+lame_duck_duration: "30s"
+cluster {{ name: "test", listen: "127.0.0.1:{port}", routes: [{routes}] }}
+""",
+        )
+        for number, port in enumerate(ports)
+    ]
