@@ -105,6 +105,8 @@ class ActorRegistry:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._expirations: set[asyncio.Task[None]] = set()
         self._draining = False
+        self.on_change: Callable[[], None] = lambda: None
+        """Called whenever what is wanted here has changed, before anybody is told."""
 
     def get(self, public_key: str) -> RunningActor | None:
         return self._directory.get(public_key)
@@ -144,12 +146,19 @@ class ActorRegistry:
         return image.claims.subject
 
     async def scale(
-        self, reference: str, actor_id: str | None, count: int | None, annotations: Annotations | None = None
+        self,
+        reference: str,
+        actor_id: str | None,
+        count: int | None,
+        annotations: Annotations | None = None,
+        *,
+        only_if_absent: bool = False,
     ) -> str:
         """Have exactly ``count`` instances with exactly these annotations (None: unbounded); the public key.
 
         ``reference`` may be empty for an actor that runs. Scaling to the present count does nothing, and so does
-        scaling to 0 what does not run; the key is empty then if it was not given.
+        scaling to 0 what does not run; the key is empty then if it was not given. ``only_if_absent``: nothing is done
+        either where instances with these annotations run already, however many.
         """
         wanted = annotations or {}
         target = UNBOUNDED if count is None else count
@@ -174,6 +183,8 @@ class ActorRegistry:
                 raise ActorError(f"{reference} holds actor {key}, not {actor_id}", code=Code.CONFLICT)
             async with self._lock(key):
                 current = self._entries.get(key)
+                if only_if_absent and current is not None and current.scale.count(wanted):
+                    return key
                 if current is not None and image is not None:
                     require_same_image(current.actor, image)
                 elif current is not None and reference and reference != current.actor.reference:
@@ -281,6 +292,7 @@ class ActorRegistry:
         if change is None:
             return None
         if change.started:
+            self.on_change()
             entry.actor.pool.resize(entry.scale.total)
             self._tell(entry, [change])
         else:
@@ -338,6 +350,7 @@ class ActorRegistry:
         entry.switch(new, patience=bounds.deadline + _LAST_CALLS, when_gone=when_gone)
         if not self._directory.replace(old, new):
             log.warning("actor.alias_taken", actor=new.key, call_alias=new.claims.call_alias)
+        self.on_change()
         for started, _ in changes:
             self._events.updated(new, started)
         self._arm_expiry(entry)
@@ -364,6 +377,7 @@ class ActorRegistry:
             raise ActorError("this host is stopping; start the actor on another one", code=Code.NOT_RUNNING)
 
     async def _shrink(self, entry: ActorEntry, changes: list[Change]) -> None:
+        self.on_change()
         if entry.scale.total == 0:
             await self._finish(entry)
         else:

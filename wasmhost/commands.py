@@ -16,7 +16,9 @@ import structlog
 from lattice.control import LaunchActor, ScaleActor, StartProvider, StopActor, StopHost, StopProvider, UpdateActor
 from lattice.errors import Code, LatticeError, MalformedMessage
 from lattice.keys import Role, is_key
+from wasmhost.actor_rules import ActorError
 from wasmhost.actors import ActorRegistry
+from wasmhost.duties import Duties
 from wasmhost.supervisor import ProviderSupervisor
 
 log = structlog.get_logger(__name__)
@@ -53,6 +55,7 @@ class Commands:
         *,
         actors: ActorRegistry,
         providers: ProviderSupervisor,
+        duties: Duties,
         stop_host: Callable[[float | None], None],
         spawn: Spawn,
     ) -> None:
@@ -60,6 +63,7 @@ class Commands:
         self._host_id = host_id
         self._actors = actors
         self._providers = providers
+        self._duties = duties
         self._stop_host = stop_host
         self._spawn = spawn
         self._verbs: Mapping[str, Verb] = {
@@ -90,10 +94,13 @@ class Commands:
 
     async def _launch_actor(self, body: Any) -> None:
         command = LaunchActor.from_dict(body)
+        self._duties.commanded(command.annotations)
         self._work(self._actors.launch(command.actor_ref, command.count, command.annotations))
 
     async def _scale_actor(self, body: Any) -> None:
         command = ScaleActor.from_dict(body)
+        self._duties.commanded(command.annotations)
+        self._duties.forget_actor(command.actor_id or command.actor_ref, command.annotations, exactly=True)
         self._work(self._actors.scale(command.actor_ref, command.actor_id or None, command.count, command.annotations))
 
     async def _update_actor(self, body: Any) -> None:
@@ -123,11 +130,19 @@ class Commands:
 
     async def _stop_actor(self, body: Any) -> None:
         command = StopActor.from_dict(body)
-        self._actors.check_stop(command.actor_ref, command.annotations)
+        try:
+            self._actors.check_stop(command.actor_ref, command.annotations)
+        except ActorError:
+            if self._duties.forget_actor(command.actor_ref, command.annotations):
+                return  # it was still to be brought back
+            raise
+        if not command.count:
+            self._duties.forget_actor(command.actor_ref, command.annotations)
         self._work(self._actors.stop(command.actor_ref, command.count, command.annotations))
 
     async def _start_provider(self, body: Any) -> None:
         command = StartProvider.from_dict(body)
+        self._duties.commanded(command.annotations)
         self._providers.check_start(command.provider_ref, command.link_name)
         self._work(
             self._providers.start(
@@ -143,6 +158,7 @@ class Commands:
         key = command.provider_ref
         if not is_key(key, Role.SERVICE):
             raise MalformedMessage(f"{StopProvider.REFUSAL}: provider_ref {key[:60]!r} is no provider's public key")
+        self._duties.forget_provider(command.provider_ref, command.link_name)
         self._providers.check_stop(command.provider_ref, command.link_name)
         self._work(self._providers.stop(command.provider_ref, command.link_name))
 

@@ -91,6 +91,10 @@ class HostConfig:
     """Start no older revision of an actor than this lattice has seen."""
     rpc_events: bool = False
     """Publish an event for every call, as the Elixir hosts do."""
+    restore: bool = True
+    """Remember what the host was asked to run, and bring it back at the next start."""
+    manager_wait: float = 30.0
+    """How long what a manager of applications started waits for that manager before the host brings it back."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """All labels of the host, the detected ones included."""
     limits: Limits = field(default_factory=Limits)
@@ -144,6 +148,8 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
         manager_form="0.82" if r.text("manager_form") == "0.82" else "legacy",
         refuse_downgrades=r.flag("refuse_downgrades"),
         rpc_events=r.flag("rpc_events"),
+        restore=not r.flag("no_restore"),
+        manager_wait=r.number("manager_wait_ms", 30_000) / 1000,
         labels=_labels(r, environ),
         limits=_limits(r),
         guest_threads=r.flag("guest_threads"),

@@ -22,6 +22,7 @@ from wasmhost.actors import ActorRegistry
 from wasmhost.answers import Answer, Answers, has_raw_body, ignores_body, is_gathered
 from wasmhost.commands import Commands
 from wasmhost.config_store import ConfigStore
+from wasmhost.duties import Duties
 from wasmhost.events import EventPublisher
 from wasmhost.inventory import HostFacts
 from wasmhost.linking import Linking
@@ -53,6 +54,7 @@ class ControlServer:
         configuration: ConfigStore,
         registries: Registries,
         publisher: EventPublisher,
+        duties: Duties,
         stop_host: Callable[[float | None], None],
     ) -> None:
         """``stop_host`` makes the host stop, its calls in flight having so many seconds (None: as configured)."""
@@ -70,7 +72,12 @@ class ControlServer:
             registries=registries,
             publisher=publisher,
             commands=Commands(
-                facts.host_id, actors=actors, providers=providers, stop_host=stop_host, spawn=self._spawn
+                facts.host_id,
+                actors=actors,
+                providers=providers,
+                duties=duties,
+                stop_host=stop_host,
+                spawn=self._spawn,
             ),
         )
 

@@ -31,6 +31,7 @@ from wasmhost.config import HostConfig, NatsEndpoint
 from wasmhost.config_store import ConfigStore
 from wasmhost.control_server import ControlServer
 from wasmhost.directory import ActorDirectory
+from wasmhost.duties import Duties
 from wasmhost.event_book import EventBook
 from wasmhost.events import EventPublisher
 from wasmhost.guest.engine import Engine, VariantName
@@ -47,6 +48,7 @@ from wasmhost.observation_server import ObservationServer
 from wasmhost.outbound import Outbound
 from wasmhost.provider_image import ProviderImages
 from wasmhost.registries import Registries
+from wasmhost.sealing import Seal
 from wasmhost.spies import Spies
 from wasmhost.state import StateFolder
 from wasmhost.supervisor import ProviderSupervisor
@@ -189,6 +191,7 @@ class Host:
             metadata, providers, publisher.publish, holding=holding, grace=config.rpc_timeout
         )
         parts.push_async_callback(linking.close)
+        duties = await self._open_duties(parts)
         self.facts = facts = HostFacts(
             config,
             identity,
@@ -196,22 +199,10 @@ class Host:
             providers=providers,
             metadata=metadata,
             lattice_state=self.lattice_state,
+            duties=duties,
             guests=engine.variant,
         )
-        past = EventBook(control, config.lattice)
-        parts.push_async_callback(past.close)
-        await past.open()
-        observation = ObservationServer(
-            control,
-            control_subjects,
-            host_id=identity.host_id,
-            host_name=identity.friendly_name,
-            spies=spies,
-            book=book,
-            events=past,
-        )
-        parts.push_async_callback(observation.close)
-        await observation.start()
+        await self._open_observation(parts, control, control_subjects, spies, book)
         server = ControlServer(
             control,
             control_subjects,
@@ -223,6 +214,7 @@ class Host:
             configuration=ConfigStore(control, config.lattice, publisher.publish, js_domain=config.js_domain),
             registries=self.registries,
             publisher=publisher,
+            duties=duties,
             stop_host=self.request_stop,
         )
         parts.push_async_callback(server.close)
@@ -230,6 +222,7 @@ class Host:
         publisher.publish(*facts.started())
         publisher.start_heartbeat(facts.heartbeat)
         parts.push_async_callback(publisher.stop_heartbeat)
+        duties.begin()
         log.info(
             "host.started",
             host=identity.host_id,
@@ -239,6 +232,37 @@ class Host:
             guests=engine.variant,
             degraded=metadata.degraded,
         )
+
+    async def _open_observation(
+        self, parts: AsyncExitStack, control: Connection, served: subjects.Control, spies: Spies, book: LogBook
+    ) -> None:
+        past = EventBook(control, self.config.lattice)
+        parts.push_async_callback(past.close)
+        await past.open()
+        observation = ObservationServer(
+            control,
+            served,
+            host_id=self.identity.host_id,
+            host_name=self.identity.friendly_name,
+            spies=spies,
+            book=book,
+            events=past,
+        )
+        parts.push_async_callback(observation.close)
+        await observation.start()
+
+    async def _open_duties(self, parts: AsyncExitStack) -> Duties:
+        """What was asked of this host before; closed before its actors and providers end, as that is no request."""
+        duties = await Duties.open(
+            self.config.state_dir if self.config.restore else None,
+            self.config.lattice,
+            seal=Seal(self.identity.host),
+            actors=self.actors,
+            providers=self.providers,
+            patience=self.config.manager_wait,
+        )
+        parts.push_async_callback(duties.close)
+        return duties
 
     async def _end_leftovers(self) -> None:
         """End what providers of an earlier run of this host, which was killed, have left running."""

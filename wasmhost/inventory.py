@@ -11,6 +11,7 @@ from lattice.control import HostPing, Inventory
 from lattice.events import Built
 from wasmhost.actors import ActorRegistry
 from wasmhost.config import HostConfig
+from wasmhost.duties import Duties
 from wasmhost.identity import Identity
 from wasmhost.labels import Labels
 from wasmhost.lattice_state import LatticeState
@@ -30,6 +31,7 @@ class HostFacts:
         providers: ProviderSupervisor,
         metadata: Metadata,
         lattice_state: LatticeState,
+        duties: Duties,
         guests: str = "",
     ) -> None:
         """``guests``: how actors run, ``suspendable`` or ``threads``."""
@@ -41,6 +43,7 @@ class HostFacts:
         self._providers = providers
         self._metadata = metadata
         self._lattice_state = lattice_state
+        self._duties = duties
         self._started = time.monotonic()
 
     @property
@@ -55,7 +58,8 @@ class HostFacts:
     @property
     def degraded(self) -> str | None:
         """What is wrong with what this host shares with others; None if nothing is."""
-        return self._metadata.degraded or self._lattice_state.degraded  # one reason is enough where both lack a store
+        store = self._metadata.degraded or self._lattice_state.degraded  # one reason is enough where both lack a store
+        return "; ".join(problem for problem in (store, self._duties.problem) if problem) or None
 
     def ping(self) -> HostPing:
         """The answer to ``ping.hosts``."""

@@ -245,6 +245,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("manager_form", _choice("legacy", "0.82"), "legacy", ("WASMHOST_MANAGER_FORM",)),
     Setting("refuse_downgrades", _boolean, "true", ("WASMHOST_REFUSE_DOWNGRADES",)),
     Setting("rpc_events", _boolean, "true", ("WASMHOST_RPC_EVENTS",)),
+    Setting("no_restore", _boolean, "true", ("WASMHOST_NO_RESTORE",)),
+    Setting("manager_wait_ms", _MS, "30000", ("WASMHOST_MANAGER_WAIT_MS",)),
     Setting("labels", _label_pairs, "zone=eu-1"),
     Setting("guest_threads", _boolean, "true", ("WASMHOST_GUEST_THREADS",)),
     *(

@@ -164,6 +164,30 @@ def read_key(path: Path, role: Role) -> KeyPair | None:
         raise StateError(f"key file {path} cannot be used: {exc}; restore it from a copy, or delete it") from exc
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Put ``data`` into ``path`` (0600), whole or not at all, also when the machine stops meanwhile. Raises OSError.
+
+    For files that one process at a time writes: the draft has a fixed name, so that one left behind is overwritten.
+    """
+    draft = path.with_name(f".{path.name}.new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # or the old name may be back after a power failure
+    finally:
+        os.close(folder)
+
+
 def _write_new_key(path: Path, key: KeyPair) -> None:
     """Write the seed beside ``path``, then link it: two processes that start at once end up with one key."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
@@ -200,8 +224,9 @@ def _locked(path: Path) -> int:
             "or give this one a folder of its own with --name NAME or --state DIR",
             code=Code.CONFLICT,
         ) from exc
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without the number, which is for people
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
 
 

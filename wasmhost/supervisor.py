@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -63,6 +63,8 @@ class ProviderSupervisor:
         self._images = images or ProviderImages(config)
         self._providers: dict[tuple[str, str], SupervisedProvider] = {}
         self._tasks: set[asyncio.Task[object]] = set()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called whenever a provider was taken up here, or given up."""
         self._surroundings = Surroundings(
             transport=transport,
             lattice=config.lattice,
@@ -117,6 +119,7 @@ class ProviderSupervisor:
             surroundings=self._surroundings,
         )
         self._providers[key] = provider
+        self.on_change()
         self._spawn(self._begin(provider, present))
         return provider
 
@@ -125,19 +128,24 @@ class ProviderSupervisor:
         try:
             yield
         except LatticeError as error:
-            problem = error.problem if isinstance(error, ClaimsError) else None
-            self._publish(
-                *events.provider_start_failed(
-                    provider_ref=reference, link_name=link_name, error=str(error), code=error.code, problem=problem
-                )
-            )
+            self.tell_failure(error, reference, link_name)
             raise
+
+    def tell_failure(self, error: LatticeError, reference: str, link_name: str) -> None:
+        """Publish ``provider_start_failed``."""
+        problem = error.problem if isinstance(error, ClaimsError) else None
+        self._publish(
+            *events.provider_start_failed(
+                provider_ref=reference, link_name=link_name, error=str(error), code=error.code, problem=problem
+            )
+        )
 
     async def stop(self, provider_id: str, link_name: str) -> None:
         """Stop a provider and return when its process is gone. Raises LatticeError when it does not run here."""
         self.check_stop(provider_id, link_name)
         provider = self._providers.pop((provider_id, link_name), None)
         if provider is not None:
+            self.on_change()
             await provider.stop()
 
     def check_stop(self, provider_id: str, link_name: str) -> None:
@@ -218,6 +226,7 @@ class ProviderSupervisor:
             return
         log.warning("provider.expired", provider=provider.image.name, provider_id=provider.image.public_key)
         del self._providers[provider.key]
+        self.on_change()
         self._spawn(provider.stop(reason="its claims have expired"))
 
     def _environment(self, provider: SupervisedProvider, folder: Path) -> dict[str, str]:

@@ -76,7 +76,7 @@ def test_links_outlive_the_hosts(lattice: Fleet) -> None:
     assert len(before) == 2
     assert [host.stop(signal.SIGTERM) for host in hosts] == [0, 0]
 
-    hosts = [lattice.host("first"), lattice.host("second")]
+    hosts = [lattice.host(name, "--no-restore") for name in ("first", "second")]
     assert lattice.links() == before
     lattice.start_providers("second")  # the other way round this time
     lattice.do("start", "actor", str(COUNTER), "--host", "first")

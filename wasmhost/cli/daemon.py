@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--no-local", is_flag=True, help="Calls between actors of this host take the way over NATS.")
 @click.option("--guest-threads", is_flag=True, help="Run actors on threads, not on the event loop: a fallback.")
 @click.option("--allow-anonymous-nats", is_flag=True, help="Accept a remote NATS server that asks for no credentials.")
+@click.option("--no-restore", is_flag=True, help="Neither remember what is started here nor bring it back.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to log.")
 @click.option(
     "--structured-logging/--no-structured-logging",

@@ -76,8 +76,8 @@ class Plan:
 
 
 def host_flags(plan: Plan) -> dict[str, object]:
-    """The flags of the first host."""
-    return {**plan.flags, "allow_file_load": True}
+    """The flags of every host: what runs on them is what the manifests say, not what ran there before."""
+    return {**plan.flags, "allow_file_load": True, "no_restore": True}
 
 
 async def bring_up(plan: Plan, output: Output) -> ExitCode:
