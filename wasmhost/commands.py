@@ -100,7 +100,7 @@ class Commands:
     async def _scale_actor(self, body: Any) -> None:
         command = ScaleActor.from_dict(body)
         self._duties.commanded(command.annotations)
-        self._duties.forget_actor(command.actor_id or command.actor_ref, command.annotations, exactly=True)
+        self._duties.scaled(command.actor_id or command.actor_ref, command.annotations, command.count)
         self._work(self._actors.scale(command.actor_ref, command.actor_id or None, command.count, command.annotations))
 
     async def _update_actor(self, body: Any) -> None:
@@ -133,11 +133,11 @@ class Commands:
         try:
             self._actors.check_stop(command.actor_ref, command.annotations)
         except ActorError:
-            if self._duties.forget_actor(command.actor_ref, command.annotations):
+            if self._duties.stopped_actor(command.actor_ref, command.annotations):
                 return  # it was still to be brought back
             raise
         if not command.count:
-            self._duties.forget_actor(command.actor_ref, command.annotations)
+            self._duties.stopped_actor(command.actor_ref, command.annotations)
         self._work(self._actors.stop(command.actor_ref, command.count, command.annotations))
 
     async def _start_provider(self, body: Any) -> None:
@@ -158,7 +158,7 @@ class Commands:
         key = command.provider_ref
         if not is_key(key, Role.SERVICE):
             raise MalformedMessage(f"{StopProvider.REFUSAL}: provider_ref {key[:60]!r} is no provider's public key")
-        self._duties.forget_provider(command.provider_ref, command.link_name)
+        self._duties.stopped_provider(command.provider_ref, command.link_name)
         self._providers.check_stop(command.provider_ref, command.link_name)
         self._work(self._providers.stop(command.provider_ref, command.link_name))
 

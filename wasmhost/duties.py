@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,7 @@ import structlog
 
 from lattice.errors import LatticeError, MalformedMessage
 from wasmhost.actors import ActorRegistry
-from wasmhost.duty_book import ActorDuty, Duty, ProviderDuty, decode, encode, manager_of, superseded
+from wasmhost.duty_book import ActorDuty, Duty, ProviderDuty, decode, encode, manager_of, open_ones
 from wasmhost.sealing import Seal
 from wasmhost.state import make_private_folder, replace_file
 from wasmhost.supervisor import ProviderSupervisor
@@ -32,6 +32,9 @@ RETRY: Final = 10.0
 """Seconds after which a write that failed is tried again."""
 _LAST_WRITE: Final = 5.0
 """Seconds that the last write of a host may take; a hung disk must not keep it from ending."""
+_PAUSE: Final = 10.0
+"""Between two writes, times what preparing the first one took: a host of a thousand actors has other things to do."""
+_LONGEST_PAUSE: Final = 1.0
 _AT_ONCE: Final = 4
 """Actors that are brought back at one time; compiling them is most of the work."""
 
@@ -54,14 +57,16 @@ class Duties:
         """What is not running yet, or could not be brought back."""
         self._active: list[Duty] = []
         """Those of them that are being started now."""
-        self._forgotten: list[Duty] = []
-        """Those of the active ones that a command has called off."""
+        self._called_off: list[Duty] = []
+        """Those of the active ones that a command has stopped meanwhile."""
         self._seal = seal
         self._actors = actors
         self._providers = providers
         self._patience = patience
-        self._written = b""
+        self._written = encode(self._pending)
+        """What the file holds, a missing one being as good as an empty one."""
         self._dirty = asyncio.Event()
+        self._closing = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
         self.problem: str | None = None
@@ -91,61 +96,62 @@ class Duties:
         if self._path is None:
             return
         self._actors.on_change = self._providers.on_change = self.changed
+        self._dirty.set()  # commands may have come before this
         self._writing = asyncio.create_task(self._keep(self._path), name="duties: write")
         self._restoring = asyncio.create_task(self._restore(), name="duties: restore")
 
     def changed(self) -> None:
         """Something runs that did not, or the other way round."""
-        if self._pending:
-            present = self._present()
-            self._pending = [duty for duty in self._pending if not superseded(duty, present)]
         self._dirty.set()
 
     def commanded(self, annotations: Mapping[str, str]) -> None:
         """A command with these annotations arrived: a manager that is there decides about all of its application."""
         manager = manager_of(annotations)
         if manager is not None:
-            self._forget(lambda duty: manager_of(duty.annotations) == manager)
+            self._forget([duty for duty in self._pending if manager_of(duty.annotations) == manager])
 
-    def forget_actor(self, named: str, annotations: Mapping[str, str], *, exactly: bool = False) -> bool:
-        """Do not bring back an actor with at least (``exactly``: with just) these annotations; whether it was meant to.
+    def scaled(self, named: str, annotations: Mapping[str, str], count: int | None) -> None:
+        """A command says how many instances of an actor (key or image) there shall be with just these annotations."""
+        meant = [duty for duty in self._named(named) if duty.annotations == annotations]
+        self._forget(meant, call_off=count == 0)
 
-        ``named`` is its key or its image reference.
-        """
+    def stopped_actor(self, named: str, annotations: Mapping[str, str]) -> bool:
+        """A command stops an actor (key or image) with at least these annotations; whether it was to be brought back."""
+        meant = [duty for duty in self._named(named) if annotations.items() <= duty.annotations.items()]
+        return self._forget(meant, call_off=True)
 
-        def meant(duty: Duty) -> bool:
-            if not isinstance(duty, ActorDuty) or named not in (duty.actor_id, duty.reference):
-                return False
-            if exactly:
-                return duty.annotations == annotations
-            return annotations.items() <= duty.annotations.items()
-
-        return self._forget(meant)
-
-    def forget_provider(self, provider_id: str, link_name: str) -> bool:
-        """Do not bring back this provider; whether it was meant to."""
+    def stopped_provider(self, provider_id: str, link_name: str) -> None:
+        """A command stops this provider."""
+        providers = [duty for duty in self._pending if isinstance(duty, ProviderDuty)]
         key = provider_id, link_name
-        return self._forget(lambda duty: isinstance(duty, ProviderDuty) and (duty.provider_id, duty.link_name) == key)
+        self._forget([duty for duty in providers if (duty.provider_id, duty.link_name) == key], call_off=True)
 
     async def close(self) -> None:
         """Remember what runs at this moment, and nothing that comes after: the end of the host is no change."""
         self._actors.on_change = self._providers.on_change = lambda: None
-        if self._restoring is not None:
-            await _end(self._restoring)
-        if self._writing is None or self._path is None:
+        if self._restoring is None or self._writing is None:
             return
-        await _end(self._writing)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WRITE):
-                await self._write(self._path)
-        self._writing = None
+        self._restoring.cancel()
+        await asyncio.wait({self._restoring})
+        self._closing.set()
+        self._dirty.set()
+        _, late = await asyncio.wait({self._writing}, timeout=_LAST_WRITE)
+        if late:
+            log.warning("duties.last_write_abandoned", path=str(self._path))
+            self._writing.cancel()
+            await asyncio.wait({self._writing})
 
-    def _forget(self, meant: Callable[[Duty], bool]) -> bool:
-        gone = [duty for duty in self._pending if meant(duty)]
+    def _named(self, named: str) -> list[ActorDuty]:
+        actors = [duty for duty in self._pending if isinstance(duty, ActorDuty)]
+        return [duty for duty in actors if named in (duty.actor_id, duty.reference)]
+
+    def _forget(self, gone: Sequence[Duty], *, call_off: bool = False) -> bool:
+        """Bring these back no more; ``call_off``: stop those, too, that are just being started."""
         if gone:
-            self._forgotten += [duty for duty in gone if duty in self._active]
+            if call_off:
+                self._called_off += [duty for duty in gone if duty in self._active]
             self._pending = [duty for duty in self._pending if duty not in gone]
-            log.info("duties.left_to_others", count=len(gone))
+            log.info("duties.decided_by_command", count=len(gone))
             self._dirty.set()
         return bool(gone)
 
@@ -177,17 +183,30 @@ class Duties:
     # ---- writing
 
     async def _keep(self, path: Path) -> None:
-        while True:
+        while not self._closing.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RETRY if self.problem else None):
                     await self._dirty.wait()
             self._dirty.clear()
-            await self._write(path)
+            spent = await self._write(path)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(_LONGEST_PAUSE, _PAUSE * spent)):
+                    await self._closing.wait()
+        await self._write(path)
 
-    async def _write(self, path: Path) -> None:
-        data = encode([*self._present(), *self._pending])
-        if data == self._written:
-            return
+    async def _write(self, path: Path) -> float:
+        """Bring the file up to date if it can be; for how many seconds that kept the loop from other work."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        present = self._present()
+        self._pending = open_ones(self._pending, present)
+        data = encode([*present, *self._pending])
+        spent = loop.time() - began
+        if data != self._written:
+            await self._replace(path, data)
+        return spent
+
+    async def _replace(self, path: Path, data: bytes) -> None:
         try:
             await asyncio.to_thread(_replace, path, data)
         except (OSError, LatticeError) as error:
@@ -256,13 +275,16 @@ class Duties:
             what.info("duties.restored")
         finally:
             self._active.remove(duty)
-            if duty in self._forgotten:
-                self._forgotten.remove(duty)
+            if duty in self._called_off:
+                self._called_off.remove(duty)
             self._dirty.set()
 
     async def _start_actor(self, duty: ActorDuty) -> None:
+        running = self._actors.get(duty.actor_id)
+        if running is not None and running.reference != duty.reference:
+            return  # somebody has put another image in its place
         await self._actors.scale(duty.reference, duty.actor_id, duty.count, duty.annotations, only_if_absent=True)
-        if duty in self._forgotten:
+        if duty in self._called_off:
             await self._actors.stop(duty.actor_id, None, duty.annotations)
 
     async def _start_provider(self, duty: ProviderDuty) -> None:
@@ -277,7 +299,7 @@ class Duties:
         started = await self._providers.start(
             duty.reference, link_name=duty.link_name, configuration=configuration, annotations=duty.annotations
         )
-        if duty in self._forgotten:
+        if duty in self._called_off:
             await self._providers.stop(*started.key)
 
 
@@ -305,9 +327,3 @@ def _read(path: Path) -> list[Duty]:
 def _replace(path: Path, data: bytes) -> None:
     make_private_folder(path.parent)
     replace_file(path, data)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    """Cancel a task and see it end; a write at work in its thread goes on."""
-    task.cancel()
-    await asyncio.wait({task})

@@ -100,14 +100,23 @@ def decode(data: bytes) -> list[Duty]:
     return duties
 
 
-def superseded(duty: Duty, present: Iterable[Duty]) -> bool:
-    """Whether what runs shows that a later command has decided about what ``duty`` asks for."""
-    for other in present:
-        match duty, other:
-            case ActorDuty(), ActorDuty() if duty.actor_id == other.actor_id:
-                if duty.reference != other.reference or duty.annotations == other.annotations:
-                    return True
-            case ProviderDuty(), ProviderDuty():
-                if (duty.provider_id, duty.link_name) == (other.provider_id, other.link_name):
-                    return True
-    return False
+def open_ones(pending: Iterable[Duty], present: Iterable[Duty]) -> list[Duty]:
+    """Those of ``pending`` about which no later command has decided, as far as what runs shows that."""
+    actors: dict[str, list[ActorDuty]] = {}
+    providers: set[tuple[str, str]] = set()
+    for duty in present:
+        if isinstance(duty, ActorDuty):
+            actors.setdefault(duty.actor_id, []).append(duty)
+        else:
+            providers.add((duty.provider_id, duty.link_name))
+
+    def is_open(duty: Duty) -> bool:
+        if isinstance(duty, ProviderDuty):
+            return (duty.provider_id, duty.link_name) not in providers
+        # one actor runs from one image on a host
+        return not any(
+            other.reference != duty.reference or other.annotations == duty.annotations
+            for other in actors.get(duty.actor_id, ())
+        )
+
+    return [duty for duty in pending if is_open(duty)]
