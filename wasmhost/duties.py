@@ -116,7 +116,7 @@ class Duties:
         self._forget(meant, call_off=count == 0)
 
     def stopped_actor(self, named: str, annotations: Mapping[str, str]) -> bool:
-        """A command stops an actor (key or image) with at least these annotations; whether it was still to come back."""
+        """A command stops an actor (key or image) with at least these annotations; whether it was yet to come back."""
         meant = [duty for duty in self._named(named) if annotations.items() <= duty.annotations.items()]
         return self._forget(meant, call_off=True)
 
