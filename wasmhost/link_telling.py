@@ -42,6 +42,9 @@ class LinkTeller(Protocol):
     async def catch_up(self, links: Iterable[LinkDefinition]) -> dict[str, LinkStatus | None]:
         """Make the process, which knows the links of its host data, know these; how that went, by actor."""
 
+    async def repeat(self) -> None:
+        """Tell once more of what changed since the process began to start: others may have answered for it."""
+
     def close(self) -> None:
         """The process is gone: give up what is being told."""
 
@@ -71,6 +74,9 @@ class OwnLinks:
         answers = await asyncio.gather(*(self.put(link) for link in wanted.values()))
         return dict(zip(wanted, answers, strict=True))
 
+    async def repeat(self) -> None:
+        pass  # it answered itself
+
     def close(self) -> None:
         pass
 
@@ -86,6 +92,8 @@ class ClassicLinks:
         self._holding = holding
         self._known = {link.actor_id: link for link in known}
         """What it was told last, as far as that was delivered."""
+        self._told: dict[str, LinkDefinition] = {}
+        """By actor, the links of which it was told since it began to start, also that they are gone."""
         self._turns: dict[str, asyncio.Lock] = {}
         self._telling: set[asyncio.Task[Any]] = set()
 
@@ -119,15 +127,29 @@ class ClassicLinks:
                 return LinkStatus(Condition.READY)
             if known is None:
                 return await self._tell(link)
-            path = link.actor_id, link.provider_id, link.link_name
-            async with self._holding.held(path, patience=LET_FINISH):
-                await self._take_away(known)
-                return await self._tell(link)
+            return await self._replace(known, link)
+
+    async def _replace(self, known: LinkDefinition, link: LinkDefinition) -> LinkStatus:
+        path = link.actor_id, link.provider_id, link.link_name
+        async with self._holding.held(path, patience=LET_FINISH):
+            await self._take_away(known)
+            return await self._tell(link)
 
     async def _delete(self, link: LinkDefinition) -> None:
         async with self._turn(link.actor_id):
             if link.actor_id in self._known:
                 await self._take_away(link)
+
+    async def repeat(self) -> None:
+        await asyncio.gather(*(self._to_its_end(self._repeat(actor_id)) for actor_id in list(self._told)))
+
+    async def _repeat(self, actor_id: str) -> None:
+        async with self._turn(actor_id):
+            link = self._known.get(actor_id)
+            if link is not None:
+                await self._replace(link, link)
+            else:
+                await self._take_away(self._told[actor_id])
 
     async def catch_up(self, links: Iterable[LinkDefinition]) -> dict[str, LinkStatus | None]:
         wanted = {link.actor_id: link for link in links}
@@ -153,6 +175,7 @@ class ClassicLinks:
 
     async def _send(self, subject: str, link: LinkDefinition) -> tuple[bool, bytes]:
         """Whether anybody listened, and what was said: nothing, as a rule, so that this takes the whole time."""
+        self._told[link.actor_id] = link
         try:
             reply = await self._transport.request(subject, link.encode(), timeout=SETTLE)
         except Unreachable as error:

@@ -11,19 +11,18 @@ import logging
 import signal
 import uuid
 from collections.abc import Callable, Mapping
-from enum import Enum, auto
 from typing import Any, Final
 
 import structlog
 
 from lattice import events, subjects
-from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
+from lattice.errors import Code, LatticeError, Unreachable
 from lattice.links import LinkDefinition
 from lattice.transport import State
-from lattice.wire import pack
 from wasmhost import logs
 from wasmhost.budget import Budget
 from wasmhost.health import Condition, HealthReply, LinkStatus
+from wasmhost.health_asking import HealthAsking, Silence
 from wasmhost.leftovers import INSTANCE_MARK, end_leftovers
 from wasmhost.link_telling import ClassicLinks, LinkTeller, OwnLinks, publish_removal
 from wasmhost.log_lines import read_log_line
@@ -43,15 +42,6 @@ _CANNOT_START: Final = {
     errno.ENOEXEC: "; is it a program for this machine?",
     errno.EACCES: "; do the file system of the state folder and its permissions let programs run?",
 }
-
-
-class Silence(Enum):
-    """Why a question got no answer."""
-
-    ABSENT = auto()
-    """Nobody listens, or there is no connection."""
-    MUTE = auto()
-    """The question was delivered."""
 
 
 class SupervisedProvider:
@@ -80,6 +70,8 @@ class SupervisedProvider:
         self.last_lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._around = surroundings
         self._timing = surroundings.timing
+        self._asking: HealthAsking
+        """Of the present process."""
         self._process: ChildProcess | None = None
         self._teller: LinkTeller | None = None
         """How the process is told of links, once it is up: it answered, or a classic one seems not to mean to."""
@@ -227,6 +219,16 @@ class SupervisedProvider:
         self._answered = self._killed = False
         self._complaint = ""
         await image.check()
+        self._asking = HealthAsking(
+            around.transport,
+            around.lattice,
+            provider_id=image.public_key,
+            link_name=self.link_name,
+            instance_id=self.instance_id,
+            ours=image.ours,
+        )
+        if not image.ours:
+            await self._asking.count_others()
         folder = around.folder / f"{image.public_key}-{self.link_name}"
         self._at_start = tuple(around.links_of(image.public_key, self.link_name))
         self.links = {link.actor_id: LinkStatus(Condition.STARTING) for link in self._at_start}
@@ -268,9 +270,11 @@ class SupervisedProvider:
     async def _watch(self, process: ChildProcess) -> None:
         """Wait until the process is up, then ask for its health again and again. Cancelled when it ends."""
         try:
-            await self._come_up(await self._first_answer())
             timing, loop = self._timing, asyncio.get_running_loop()
+            begun = loop.time()
+            await self._come_up(await self._first_answer())
             heard = loop.time()
+            certain = self.image.ours
             patience = timing.hung_after if self.image.ours else timing.classic_hung_after
             while True:
                 if await self._check_health() or self._around.transport.state is not State.CONNECTED:
@@ -279,8 +283,15 @@ class SupervisedProvider:
                     self._log.warning("provider.hung", silent_s=round(loop.time() - heard, 1))
                     await process.kill()
                     return
+                if not certain and loop.time() - begun > timing.classic_start:
+                    certain = True
+                    if self._teller is not None and await self._asking.has_company():
+                        await (
+                            self._teller.repeat()
+                        )  # started on two hosts at once, it may have been taken for the other
                 calm = self._healthy and all(link.state is Condition.READY for link in self.links.values())
-                await self._pause(timing.health_interval if calm or not self._answered else timing.trouble_interval)
+                pause = timing.health_interval if calm or not self._answered else timing.trouble_interval
+                await self._pause(pause if certain else min(pause, timing.classic_start))
         except asyncio.CancelledError:
             raise
         except Exception:
@@ -294,7 +305,7 @@ class SupervisedProvider:
         reported = False
         pause, longest = _READY_POLL
         while True:
-            answer = await self._ask_health()
+            answer = await self._asking.ask_newcomer(timing.health_timeout)
             if isinstance(answer, HealthReply):
                 return answer
             age = loop.time() - begun
@@ -335,26 +346,9 @@ class SupervisedProvider:
         for actor_id, status in (await self._teller.catch_up(links)).items():
             self._note_link(actor_id, status)
 
-    async def _ask_health(self) -> HealthReply | Silence:
-        """One question, and what this very process said."""
-        subject = subjects.health(self._around.lattice, self.image.public_key, self.link_name)
-        # Every process of this provider in the lattice hears the question; ours keep silent when not meant.
-        question = {"placeholder": True, "instance_id": self.instance_id} if self.image.ours else {"placeholder": True}
-        try:
-            reply = await self._around.transport.request(subject, pack(question), timeout=self._timing.health_timeout)
-            health = HealthReply.decode(reply.payload)
-        except Unreachable as error:
-            return Silence.MUTE if error.code is Code.TIMED_OUT else Silence.ABSENT
-        except MalformedMessage as error:
-            self._log.warning("provider.health_malformed", error=str(error))
-            return HealthReply(healthy=True)  # a classic host, too, counts any answer as a sign of life
-        if health.instance_id and health.instance_id != self.instance_id:
-            return Silence.ABSENT
-        return health
-
     async def _check_health(self) -> bool:
         """Ask, note the answer, publish what changed; False when there was no answer."""
-        health = await self._ask_health()
+        health = await self._asking.ask(self._timing.health_timeout)
         if isinstance(health, Silence):
             connected = self._around.transport.state is State.CONNECTED
             self.condition = Condition.DEGRADED

@@ -4,6 +4,7 @@ The start configuration is a JSON object of habits:
   health    "never": listens and says nothing; "absent": does not even listen; "sick": says that it is unhealthy
   shutdown  "ignore": does not go
   slow      seconds that it takes to handle a link message, each kind in a task of its own
+  late      seconds before it connects
   issuer    "cluster": refuses to work with a seed that is not of a cluster issuer
   call      operation that it calls every linked actor with, as soon as it is linked
 Operations: Values (the link's values), Slow (the same, half a second later), Environment, Id (its process id).
@@ -85,6 +86,7 @@ class Provider:
             own = public_key(self.data["invocation_seed"])
             if own not in self.data["cluster_issuers"]:
                 raise SystemExit(f"the invocation seed is that of {own}, which is no cluster issuer")
+        await asyncio.sleep(self.habits.get("late", 0))
         self.nc = await nats.connect(self.data["lattice_rpc_url"], max_reconnect_attempts=-1)
         await self.nc.subscribe(self.subject, "rpc", cb=self.on_call)
         # a task for each kind of message, as in the Rust library: the kinds may overtake each other

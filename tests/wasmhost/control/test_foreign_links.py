@@ -30,6 +30,7 @@ from lattice.transport import Headers
 from tests.support.actors import ACCOUNT, caller, signed, write
 from tests.support.archives import SERVICE, pack
 from tests.support.foreign import SOURCES, classic
+from tests.wasmhost.control.room import TIMING, opened
 from tests.wasmhost.control.waiting import EventLog, until
 from wasmhost.config import HostConfig
 from wasmhost.holding import Holding
@@ -40,6 +41,7 @@ PROVIDER = SERVICE.public
 CONTRACT = "test:contract"
 MODULE = KeyPair.from_raw(Role.MODULE, bytes([41]) * 32)
 ACTOR = MODULE.public
+OTHER_ACTOR = KeyPair.from_raw(Role.MODULE, bytes([42]) * 32).public
 
 
 @pytest.fixture
@@ -156,6 +158,57 @@ async def test_values_changed_at_another_host_fail_no_call_of_this_one(
         await lattice.start_provider(there, tmp_path, slow=0.03)
         # whichever host answers: one runs the actor, the other the provider
         await change_under_load(lattice, lattice.control.put_link, turns=6)
+
+
+@pytest.mark.parametrize("way", ["control", "bucket"])
+async def test_two_hosts_with_one_classic_provider_both_have_changed_values_and_fail_no_call(
+    trusting: HostConfig, another: Callable[[str], HostConfig], client: Connection, tmp_path: Path, way: str
+) -> None:
+    """Both processes hear what either host tells: each host holds the calls of its own actors only."""
+    other = replace(another("other"), trusted_issuers=trusting.trusted_issuers)
+    async with Host(trusting) as here, Host(other) as there:
+        lattice = Lattice(client, trusting)
+        await lattice.start_actor(here, tmp_path)
+        await lattice.start_actor(there, tmp_path)
+        await lattice.control.put_link(link(turn="first"))
+        await lattice.start_provider(here, tmp_path, slow=0.03)
+        await lattice.start_provider(there, tmp_path, slow=0.03)
+        put = lattice.control.put_link if way == "control" else here.metadata.put_link
+        await change_under_load(lattice, put)
+        # of both, and not only of the one that was asked last
+        answers = [await lattice.ask() for _ in range(30)]
+        assert answers == [{"turn": "3"}] * 30
+        for host in (here, there):
+            provider = host.providers.find(PROVIDER, "default")
+            assert provider is not None
+            puts = [line for line in provider.last_lines if line.startswith("put ")]
+            assert puts[-1:] == ["put {'turn': '3'}"]
+
+
+@pytest.mark.parametrize("late", [0.0, 1.0])
+async def test_a_second_one_of_a_provider_is_not_taken_for_the_first(
+    trusting: HostConfig, another: Callable[[str], HostConfig], client: Connection, tmp_path: Path, late: float
+) -> None:
+    """Started after the other, or at the same moment and slower than it: its answers are not those of the other."""
+    other = replace(another("other"), trusted_issuers=trusting.trusted_issuers)
+    reference = pack(tmp_path, classic())
+    timing = replace(TIMING, classic_start=2.0)
+    async with opened(trusting, client, timing=timing) as here, opened(other, client, timing=timing) as there:
+        await here.linking.put(link(turn="first"))
+        await here.linking.put(replace(link(turn="first"), actor_id=OTHER_ACTOR))
+        slow = await there.supervisor.start(reference, configuration=json.dumps({"late": late})) if late else None
+        quick = await here.supervisor.start(reference)
+        await until(lambda: "ready with 2 links" in quick.last_lines, timeout=20)
+        slow = slow or await there.supervisor.start(reference)
+        await until(lambda: slow.running and quick.running, timeout=20)
+        if not late:
+            assert "ready with 2 links" in slow.last_lines
+        await here.linking.put(link(turn="second"))
+        await here.linking.delete(replace(link(), actor_id=OTHER_ACTOR).key)
+        told = "put {'turn': 'second'}"
+        for provider in (quick, slow):
+            lines = provider.last_lines
+            await until(lambda lines=lines: list(lines).count("del") >= 2 and told in lines, timeout=20)
 
 
 async def test_values_written_to_the_bucket_reach_a_classic_provider_and_fail_no_call(
