@@ -42,6 +42,16 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+def is_loopback_address(address: str) -> bool:
+    """Whether an IP address is of this machine only."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_loopback
+
+
 def shown(urls: str) -> str:
     """Addresses as a user gave them, without the user information that they may hold."""
     return ",".join(without_login(url.strip()) for url in urls.split(","))

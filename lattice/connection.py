@@ -10,17 +10,17 @@ import asyncio
 import base64
 import secrets
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import nats.errors
-import nkeys
 import structlog
 
-from lattice import addresses
+from lattice import addresses, server_errors
 from lattice.errors import Code, LatticeError, NotAuthorized, Unreachable
+from lattice.login import SYSTEM_TLS, Login, TlsFiles, load_credentials
 from lattice.natswires import DirectWire, PublicWire, internals_problem
 from lattice.session import Connection, Limits
 from lattice.wires import Wire
@@ -28,6 +28,8 @@ from lattice.wires import Wire
 __all__ = ["ConnectOptions", "Connection", "Limits", "connect"]
 
 log = structlog.get_logger(__name__)
+
+DEFAULT_INBOX_PREFIX: Final = "_INBOX"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +45,11 @@ class ConnectOptions:
     """User seed ``SU…``: together with ``user_jwt``, or alone as a static nkey."""
     credentials: str = ""
     """Path of a credentials file, read again at each reconnect; goes before ``user_jwt`` and ``seed``."""
-    tls_ca: str = ""
-    """Path of the certificate authorities to trust instead of the system's, for servers that require TLS."""
-    inbox_prefix: str = "_INBOX"
+    tls: TlsFiles = SYSTEM_TLS
+    """Read again at each reconnect, too. Where it says anything, or the address is ``tls://``, TLS is demanded."""
+    allow_anonymous: bool = True
+    """False: take no server beyond this machine that lets anybody in, neither now nor at a reconnect."""
+    inbox_prefix: str = DEFAULT_INBOX_PREFIX
     """Replies arrive below ``{inbox_prefix}.{random}``; give each principal its own where users share an account."""
     connect_timeout: float = 2.0
     """For one attempt at one address."""
@@ -63,7 +67,9 @@ async def connect(options: ConnectOptions) -> Connection:
     refuses the credentials, and LatticeError with code INVALID for an address that is none.
     """
     urls = addresses.parse(options.url)
-    _check(options)
+    login(options)
+    if options.tls:
+        options.tls.context()
     if options.internals and (problem := await internals_problem()) is not None:
         log.warning("connection.slow_path", reason=problem)
         direct = False
@@ -78,25 +84,27 @@ async def connect(options: ConnectOptions) -> Connection:
     connection = Connection(dial, inbox_prefix=inbox, limits=options.limits)
     try:
         await connection.open()
-    except BaseException:
+    except BaseException as error:
         await connection.close()
+        refused = isinstance(error, Unreachable | NotAuthorized)
+        if refused and (ended := _expiry(login(options))) and ended not in str(error):
+            # In its last second a token is let in and put out at once.
+            raise NotAuthorized(f"{error}; {ended}") from error
         raise
     return connection
 
 
-def _check(options: ConnectOptions) -> None:
-    """What can be found wrong before anything is sent. The libraries' own errors might hold a word of the seed."""
-    if options.tls_ca and not Path(options.tls_ca).is_file():
-        raise LatticeError(f"{options.tls_ca}: no such file; it should hold certificates to trust", code=Code.INVALID)
-    seed = options.seed.strip()
-    if not seed:
-        return
-    try:
-        pair = nkeys.from_seed(bytearray(seed.encode()))
-        if not pair.public_key.startswith(b"U"):
-            raise ValueError
-    except Exception:
-        raise NotAuthorized("the NATS user seed is none: it must begin with SU (value hidden)") from None
+def login(options: ConnectOptions) -> Login:
+    """As whom ``options`` would connect now. Raises LatticeError for what is wrong without asking a server.
+
+    The libraries' own errors might hold a word of the seed.
+    """
+    if options.credentials:
+        found = load_credentials(options.credentials)
+    else:
+        found = Login(jwt=options.user_jwt.strip(), seed=options.seed.strip())
+    found.key()
+    return found
 
 
 async def _dial_any(options: ConnectOptions, urls: list[str], on_error: Callable[[str], None], *, direct: bool) -> Wire:
@@ -114,20 +122,41 @@ async def _dial_any(options: ConnectOptions, urls: list[str], on_error: Callable
 
 
 async def _dial(options: ConnectOptions, url: str, on_error: Callable[[str], None], *, direct: bool) -> Wire:
-    wire = DirectWire(url, on_error) if direct else PublicWire(url, on_error)
+    secure = bool(options.tls) or url.startswith("tls://")
+    who = login(options)
+    wire = (DirectWire if direct else PublicWire)(url, on_error, secure=secure)
     try:
+        arguments = await asyncio.to_thread(_arguments, options, url, who)
         # nats-py bounds each step of the handshake; this bounds their sum.
         async with asyncio.timeout(options.connect_timeout * 2):
-            await wire.open(_arguments(options, url))
+            await wire.open(arguments)
+        if not options.allow_anonymous:
+            _refuse_openness(wire, url, who)
     except BaseException as error:
         await wire.close()
-        if isinstance(error, Exception):
-            raise _explain(error, wire.last_error, options, addresses.without_login(url)) from error
-        raise
+        if isinstance(error, LatticeError) or not isinstance(error, Exception):
+            raise
+        raise _explain(error, wire, options, url, who) from error
     return wire
 
 
-def _arguments(options: ConnectOptions, url: str) -> dict[str, Any]:
+def _refuse_openness(wire: Wire, url: str, who: Login) -> None:
+    """Raise NotAuthorized where whoever reaches the server may do what we do."""
+    if addresses.is_loopback_address(wire.peer) or (wire.auth_required and (who.seed or _has_user(url))):
+        return
+    if wire.verifies_clients:
+        return
+    raise NotAuthorized(
+        f"NATS server {wire.server} asks for no credentials, so whoever reaches it controls this lattice; "
+        "give the server users, or accept this with --allow-anonymous-nats"
+    )
+
+
+def _has_user(url: str) -> bool:
+    return "@" in url.partition("://")[2]
+
+
+def _arguments(options: ConnectOptions, url: str, who: Login) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "servers": url,
         "name": options.name,
@@ -139,33 +168,34 @@ def _arguments(options: ConnectOptions, url: str) -> dict[str, Any]:
         "max_reconnect_attempts": 1,
         "reconnect_time_wait": 0.01,
     }
-    if options.tls_ca:
-        arguments["tls"] = ssl.create_default_context(cafile=options.tls_ca)
-    if options.credentials:
-        arguments["user_credentials"] = options.credentials
-    elif options.user_jwt.strip():
-        jwt, seed = options.user_jwt.strip(), options.seed.strip()
-        arguments["user_jwt_cb"] = jwt.encode
-        arguments["signature_cb"] = lambda nonce: base64.b64encode(
-            nkeys.from_seed(bytearray(seed.encode())).sign(nonce.encode())
-        )
-    elif options.seed.strip():
-        arguments["nkeys_seed_str"] = options.seed.strip()
+    if options.tls or url.startswith("tls://"):
+        arguments["tls"] = options.tls.context()
+        if options.tls.name:
+            arguments["tls_hostname"] = options.tls.name
+    key = who.key()
+    if key is not None and who.jwt:
+        arguments["user_jwt_cb"] = who.jwt.encode
+        arguments["signature_cb"] = lambda nonce: base64.b64encode(key.sign(nonce.encode()))
+    elif key is not None:
+        arguments["nkeys_seed_str"] = key.seed
     return arguments
 
 
-def _explain(error: Exception, cause: Exception | None, options: ConnectOptions, url: str) -> LatticeError:
+def _explain(error: Exception, wire: Wire, options: ConnectOptions, address: str, who: Login) -> LatticeError:
     """What went wrong while connecting, in words that help."""
+    url, cause = addresses.without_login(address), wire.last_error
     reason = cause if isinstance(error, nats.errors.NoServersError) and cause is not None else error
     text = str(reason).removeprefix("nats: ").strip("'\" ")
-    lowered = text.lower()
-    if "authori" in lowered or "authentication" in lowered:
-        who = "the given credentials" if options.seed or options.credentials or "@" in options.url else "no credentials"
-        return NotAuthorized(f"the NATS server at {url} refused {who} ({text}); check user, seed and token")
+    if server_errors.refuses_user(text):
+        said = "the given credentials" if who.seed or _has_user(address) else "no credentials"
+        return NotAuthorized(f"the NATS server at {url} refused {said} ({text}); {_next_step(address, who)}")
+    if isinstance(reason, ssl.SSLError):
+        return _explain_tls(reason, text, url, verifies=wire.verifies_clients)
+    if wire.verifies_clients and not isinstance(reason, TimeoutError):
+        # TLS 1.3 lets the client believe that it is in; the refusal comes with the end of the connection.
+        return _wants_certificate(url, "it ended the connection")
     if isinstance(reason, OSError) and reason.filename is not None:
         return LatticeError(f"{reason.filename}: {reason.strerror}; needed to connect to {url}", code=Code.INVALID)
-    if isinstance(reason, ssl.SSLError):
-        return Unreachable(f"no TLS connection to {url}: {text}", code=Code.DISCONNECTED)
     if isinstance(reason, ConnectionRefusedError):
         text = "connection refused; start a lattice with: wasmhost up (or a server with: nats-server -js)"
     elif isinstance(reason, TimeoutError):
@@ -173,3 +203,39 @@ def _explain(error: Exception, cause: Exception | None, options: ConnectOptions,
     elif isinstance(reason, OSError):
         text = reason.strerror or text
     return Unreachable(f"no NATS server at {url}: {text or type(reason).__name__}", code=Code.DISCONNECTED)
+
+
+def _expiry(who: Login) -> str:
+    """When the token of a user ended; empty while it is good."""
+    if who.expires is None or who.expires > time.time():
+        return ""
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(who.expires))
+    return f"the user's token expired on {when}: get a new one"
+
+
+def _next_step(address: str, who: Login) -> str:
+    if ended := _expiry(who):
+        return ended
+    if who.seed or _has_user(address):
+        return "check user, seed and token: they may be another server's, or revoked"
+    return "name a user with --nats-creds FILE or in a context"
+
+
+def _explain_tls(error: ssl.SSLError, text: str, url: str, *, verifies: bool) -> LatticeError:
+    reason = (getattr(error, "reason", None) or "").upper()
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Unreachable(
+            f"the certificate of the NATS server at {url} is not trusted: {error.verify_message}; "
+            "name its authority with --nats-tls-ca FILE, and the server as its certificate does",
+            code=Code.DISCONNECTED,
+        )
+    if verifies:
+        return _wants_certificate(url, reason.lower().replace("_", " "))
+    return Unreachable(f"no TLS connection to {url}: {text}", code=Code.DISCONNECTED)
+
+
+def _wants_certificate(url: str, detail: str) -> NotAuthorized:
+    return NotAuthorized(
+        f"the NATS server at {url} wants a client certificate that it knows ({detail}); "
+        "name one with --nats-tls-cert and --nats-tls-key"
+    )

@@ -6,16 +6,46 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from lattice.document import Document
 from lattice.errors import MalformedMessage
 from lattice.links import LinkDefinition
+from lattice.login import TlsFiles
 
 _WHAT: Final = "host data"
 MAX_LINE: Final = 16 * 1024 * 1024
 """Longest line that is read, in bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatsExtras:
+    """What our SDK understands beyond address, token and seed. Classic providers ignore it."""
+
+    credentials: str = ""
+    """Path of the credentials file, read again at each reconnect; goes before token and seed."""
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_name: str = ""
+    """As in :class:`lattice.login.TlsFiles`."""
+    inbox_prefix: str = ""
+    refuse_anonymous: bool = False
+    """Take no server beyond this machine that lets anybody in."""
+
+    @property
+    def tls(self) -> TlsFiles:
+        return TlsFiles(ca=self.tls_ca, certificate=self.tls_cert, key=self.tls_key, name=self.tls_name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what is not set."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+    @classmethod
+    def from_document(cls, reader: Document) -> NatsExtras:
+        texts = ("credentials", "tls_ca", "tls_cert", "tls_key", "tls_name", "inbox_prefix")
+        return cls(**{name: reader.text(name) for name in texts}, refuse_anonymous=reader.flag("refuse_anonymous"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +87,9 @@ class HostData:
     """Ours: the provider ends itself when its standard input closes, so that it never outlives the host. Classic
     hosts close it right after the line."""
 
+    nats: NatsExtras = NatsExtras()
+    """Ours: more about the connection than classic hosts can say."""
+
     @property
     def rpc_timeout(self) -> float:
         """Seconds that a call of the provider may take by default."""
@@ -93,6 +126,8 @@ class HostData:
             document["js_domain"] = self.js_domain
         if self.exit_on_stdin_close:
             document["exit_on_stdin_close"] = True
+        if extras := self.nats.to_json():
+            document["nats"] = extras
         return base64.b64encode(json.dumps(document, separators=(",", ":")).encode()) + b"\n"
 
     @classmethod
@@ -132,6 +167,7 @@ class HostData:
             traces_exporter=telemetry.optional_text("traces_exporter"),
             exporter_otlp_endpoint=telemetry.optional_text("exporter_otlp_endpoint"),
             exit_on_stdin_close=reader.flag("exit_on_stdin_close"),
+            nats=NatsExtras.from_document(reader.document("nats")),
         )
 
 

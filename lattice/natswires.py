@@ -13,6 +13,7 @@ to take what is buffered, and ends its reader without a word when the answer to 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -37,15 +38,44 @@ _SLICE = 0.002
 _CLOSE_TIMEOUT = 2.0
 
 
+class SecureClient(Client):
+    """nats-py's client, which says nothing about its user before TLS where that is demanded.
+
+    nats-py encrypts only what the server's greeting asks to: who stands between could leave that out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.secure = False
+
+    @property
+    def socket(self) -> Any:
+        """The stream writer; None where there is none, as with WebSockets."""
+        return getattr(getattr(self, "_transport", None), "_io_writer", None)
+
+    @property
+    def encrypted(self) -> bool:
+        writer = self.socket
+        return writer is None or writer.get_extra_info("ssl_object") is not None
+
+    def _connect_command(self) -> bytes:
+        if self.secure and not self.encrypted:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the server does not speak it, and it is demanded")
+        return bytes(super()._connect_command())
+
+
 class _NatsWire:
     """What both wires share: one nats-py client that never reconnects."""
 
-    def __init__(self, url: str, on_error: Callable[[str], None], client: Client) -> None:
+    def __init__(self, url: str, on_error: Callable[[str], None], client: SecureClient, secure: bool) -> None:
         self._url = url
         self._on_error = on_error
         self._client = client
+        client.secure = secure
         self.server = addresses.without_login(url)
         self.last_error: Exception | None = None
+        self._opened = False
+        """The handshake has ended well; before, nats-py has no tasks."""
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.leaving: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -55,6 +85,9 @@ class _NatsWire:
         )
         if not self._client.is_connected:
             raise nats.errors.Error("the handshake did not end")
+        self._opened = True
+        if self._client.secure and not self._client.encrypted:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the server does not speak it, and it is demanded")
 
     @property
     def max_payload(self) -> int:
@@ -66,7 +99,26 @@ class _NatsWire:
 
     @property
     def auth_required(self) -> bool:
-        return bool(getattr(self._client, "_server_info", {}).get("auth_required", False))
+        return bool(self._info.get("auth_required", False))
+
+    @property
+    def verifies_clients(self) -> bool:
+        return bool(self._info.get("tls_verify", False))
+
+    @property
+    def encrypted(self) -> bool:
+        return self._client.socket is not None and self._client.encrypted
+
+    @property
+    def peer(self) -> str:
+        writer = self._client.socket
+        peer = writer.get_extra_info("peername") if writer is not None else None
+        return str(peer[0]) if isinstance(peer, tuple) else ""
+
+    @property
+    def _info(self) -> dict[str, Any]:
+        info = getattr(self._client, "_server_info", {})
+        return info if isinstance(info, dict) else {}
 
     def lose(self, reason: str) -> None:
         if not self.lost.done():
@@ -92,6 +144,11 @@ class _NatsWire:
 
     async def close(self) -> None:
         self.lose("closed")
+        if not self._opened:
+            # After a failed TLS handshake nats-py would wait for an end that nobody tells it of.
+            if self._client.socket is not None:
+                self._client.socket.transport.abort()
+            return
         with suppress(Exception):
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await self._client.close()
@@ -105,7 +162,7 @@ def _reason(error: Exception | None) -> str:
     return str(error).removeprefix("nats: ") or type(error).__name__
 
 
-class DirectClient(Client):
+class DirectClient(SecureClient):
     """nats-py's client with messages, error lines and losses handed over at once."""
 
     def __init__(self, on_error: Callable[[str], None], on_loss: Callable[[str], None]) -> None:
@@ -140,9 +197,10 @@ class DirectClient(Client):
 class DirectWire(_NatsWire):
     """One nats-py client used for handshake, parsing and pings; messages pass it by."""
 
-    def __init__(self, url: str, on_error: Callable[[str], None]) -> None:
+    def __init__(self, url: str, on_error: Callable[[str], None], *, secure: bool = False) -> None:
+        """``secure``: take no server without TLS."""
         self._direct: Any = DirectClient(on_error, self.lose)
-        super().__init__(url, on_error, self._direct)
+        super().__init__(url, on_error, self._direct, secure)
         self._writer: asyncio.StreamWriter | None = None
 
     async def open(self, arguments: dict[str, Any]) -> None:
@@ -221,8 +279,9 @@ class PublicWire(_NatsWire):
     which the server sends in that moment is lost. A server that stops reading is noticed late when bytes are unsent.
     """
 
-    def __init__(self, url: str, on_error: Callable[[str], None]) -> None:
-        super().__init__(url, on_error, Client())
+    def __init__(self, url: str, on_error: Callable[[str], None], *, secure: bool = False) -> None:
+        """``secure``: take no server without TLS."""
+        super().__init__(url, on_error, SecureClient(), secure)
         self._work: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
         self._subscriptions: dict[int, Any] = {}

@@ -46,6 +46,12 @@ def ends_connection(text: str) -> bool:
     return not text.startswith(_HARMLESS)
 
 
+def refuses_user(text: str) -> bool:
+    """Whether credentials are what the server objects to: wrong, expired or revoked."""
+    lowered = text.lower()
+    return "authori" in lowered or "authentication" in lowered
+
+
 def is_subscription_limit(text: str) -> bool:
     return text.startswith("maximum subscriptions exceeded")
 

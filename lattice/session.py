@@ -21,6 +21,7 @@ import structlog
 
 from lattice import headers as header_block
 from lattice import server_errors
+from lattice.addresses import is_loopback_address
 from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, TooLarge, Unreachable
 from lattice.moving import Move
 from lattice.subscription import Subscription, check_filter
@@ -114,6 +115,16 @@ class Connection:
     def auth_required(self) -> bool:
         """Whether the server asks its clients who they are; False also while there is no server."""
         return self._wire is not None and self._wire.auth_required
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the connection speaks TLS; False also while there is no server."""
+        return self._wire is not None and self._wire.encrypted
+
+    @property
+    def local(self) -> bool:
+        """Whether the server is on this machine, by the address of the socket."""
+        return self._wire is not None and is_loopback_address(self._wire.peer)
 
     @property
     def requests_waiting(self) -> int:
@@ -409,6 +420,8 @@ class Connection:
         except BaseException as error:
             self._wire = None
             await wire.close()
+            if isinstance(error, WireLost) and server_errors.refuses_user(str(error)):
+                raise NotAuthorized(f"the NATS server at {wire.server} does not keep this user: {error}") from error
             if isinstance(error, WireLost | TimeoutError):
                 raise Unreachable(
                     f"the NATS server at {wire.server} went away while subscribing: {error}", code=Code.DISCONNECTED
@@ -522,7 +535,7 @@ class Connection:
             try:
                 await self._attach(await self._dial(self._known, self._on_error))
             except LatticeError as error:
-                level = log.warning if isinstance(error, NotAuthorized) else log.debug
+                level = log.debug if isinstance(error, Unreachable) else log.warning
                 level("connection.retry", round=rounds, error=str(error))
             else:
                 return rounds

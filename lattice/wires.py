@@ -35,10 +35,25 @@ class Wire(Protocol):
         """Addresses of other servers of its cluster, as the server announced them."""
 
     @property
+    def last_error(self) -> Exception | None:
+        """What the client library told last."""
+
+    @property
     def max_payload(self) -> int: ...
 
     @property
     def auth_required(self) -> bool: ...
+
+    @property
+    def verifies_clients(self) -> bool:
+        """The server takes only clients with a certificate that it knows."""
+
+    @property
+    def encrypted(self) -> bool: ...
+
+    @property
+    def peer(self) -> str:
+        """The server's IP address as the socket has it; empty where that is not known."""
 
     @property
     def lost(self) -> asyncio.Future[str]:

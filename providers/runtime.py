@@ -19,7 +19,7 @@ import structlog
 
 from lattice.antiforgery import Signer
 from lattice.chunks import Chunks
-from lattice.connection import ConnectOptions, connect
+from lattice.connection import DEFAULT_INBOX_PREFIX, ConnectOptions, connect
 from lattice.errors import LatticeError, MalformedMessage
 from lattice.hostdata import MAX_LINE, HostData
 from lattice.keys import KeyPair
@@ -81,6 +81,10 @@ async def serve(provider: Provider, host_data: HostData) -> None:
             name=f"{provider.contract_id} {host_data.link_name} {host_data.provider_key}",
             user_jwt=host_data.lattice_rpc_user_jwt,
             seed=host_data.lattice_rpc_user_seed,
+            credentials=host_data.nats.credentials,
+            tls=host_data.nats.tls,
+            inbox_prefix=host_data.nats.inbox_prefix or DEFAULT_INBOX_PREFIX,
+            allow_anonymous=not host_data.nats.refuse_anonymous,
         )
     )
     chunks = Chunks(connection, host_data.lattice_rpc_prefix, domain=host_data.js_domain or "")

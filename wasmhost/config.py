@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Literal
 
 from lattice.errors import Code, LatticeError
+from wasmhost.endpoint import NatsEndpoint, endpoint
 from wasmhost.guest.calls import Limits
 from wasmhost.limits import LIMITS, changed
 from wasmhost.settings import SETTINGS, Resolved, SettingsError, resolve
 from wasmhost.state import StatePaths, locate
 
+__all__ = ["ConfigError", "HostConfig", "ManagerForm", "NatsEndpoint", "ProviderKeys", "detected_labels", "load"]
+
 ProviderKeys = Literal["derived", "cluster"]
 ManagerForm = Literal["legacy", "0.82"]
-
-DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
 
 
 class ConfigError(LatticeError):
@@ -37,17 +38,6 @@ class ConfigError(LatticeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NatsEndpoint:
-    """Where and as whom to connect to NATS."""
-
-    url: str = DEFAULT_NATS_URL
-    jwt: str = field(default="", repr=False)
-    """User JWT; empty for an anonymous connection."""
-    seed: str = field(default="", repr=False)
-    """Seed that signs the server's nonce, ``SU…``; empty for an anonymous connection."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig:
     """Everything that one host was told. Built by :func:`load`, or directly in tests and by ``up``."""
 
@@ -56,11 +46,11 @@ class HostConfig:
     """Friendly name; empty means one derived from the host key."""
     lattice: str = "default"
     ctl_prefix: str = "wasmbus.ctl"
-    rpc: NatsEndpoint = NatsEndpoint()
+    rpc: NatsEndpoint = field(default_factory=NatsEndpoint)
     """Calls to and from actors."""
-    control: NatsEndpoint = NatsEndpoint()
+    control: NatsEndpoint = field(default_factory=NatsEndpoint)
     """Control subjects, events and metadata."""
-    providers: NatsEndpoint = NatsEndpoint()
+    providers: NatsEndpoint = field(default_factory=NatsEndpoint)
     """What provider processes are told to connect to."""
     host_seed: str = field(default="", repr=False)
     """``SN…``; empty means the key of the state folder."""
@@ -124,15 +114,14 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
         r = resolve(flags, environ, file)
     except SettingsError as exc:
         raise ConfigError(exc.problems) from exc
-    rpc = _endpoint(r, "rpc")
     return HostConfig(
         paths=locate(environ, state=r.text("state"), name=r.text("name")),
         name=r.text("name"),
         lattice=r.text("lattice", "default"),
         ctl_prefix=r.text("ctl_topic_prefix", "wasmbus.ctl"),
-        rpc=rpc,
-        control=_endpoint(r, "ctl"),
-        providers=_endpoint(r, "prov_rpc"),
+        rpc=endpoint(r, "rpc"),
+        control=endpoint(r, "ctl"),
+        providers=endpoint(r, "prov_rpc"),
         host_seed=r.text("host_seed"),
         cluster_seed=r.text("cluster_seed"),
         cluster_issuers=r.list("cluster_issuers"),
@@ -170,28 +159,6 @@ def detected_labels() -> dict[str, str]:
         "hostcore.os": system,
         "hostcore.osfamily": "windows" if system == "windows" else "unix",
     }
-
-
-def _endpoint(r: Resolved, kind: str) -> NatsEndpoint:
-    """One connection: the specific setting wins over the general one unless the general one was given more closely."""
-    url = r.closest(f"{kind}_host", f"{kind}_port", "nats_url", "nats_host", "nats_port")
-    if url == "nats_url":
-        address = r.text("nats_url")
-    else:
-        prefix = kind if url.startswith(kind) else "nats"
-        host = r.text(f"{prefix}_host") or r.text("nats_host", "127.0.0.1")
-        port = int(r.number(f"{prefix}_port", 0) or r.number("nats_port", 4222))
-        tls = r.flag(f"{kind}_tls")
-        address = host if "://" in host else f"{'tls' if tls else 'nats'}://{_bracketed(host)}:{port}"
-    return NatsEndpoint(
-        url=address if "://" in address else f"nats://{address}",
-        jwt=r.text(r.closest(f"{kind}_jwt", "nats_jwt")),
-        seed=r.text(r.closest(f"{kind}_seed", "nats_seed")),
-    )
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 _LABEL_PREFIXES = ("WASMCLOUD_LABEL_", "WASMCLOUD_HOST_", "HOST_")

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from lattice import subjects
+from lattice.connection import DEFAULT_INBOX_PREFIX, ConnectOptions
 from lattice.errors import MalformedMessage
+from lattice.login import SYSTEM_TLS, Login, TlsFiles, read_credentials
 from wasmhost.context_files import Bundle, ContextError
 
 DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
@@ -116,6 +118,13 @@ class Context:
     """Where calls go, if elsewhere than commands."""
     rpc_jwt: str = field(default="", repr=False)
     rpc_seed: str = field(default="", repr=False)
+    credentials: str = ""
+    """The file that token and seed are from, read again at each reconnect."""
+    rpc_credentials: str = ""
+    tls: TlsFiles = SYSTEM_TLS
+    rpc_tls: TlsFiles = SYSTEM_TLS
+    inbox_prefix: str = ""
+    """Empty for the usual one."""
     cluster_seed: str = field(default="", repr=False)
     """A seed, or the path of a file that holds one."""
     js_domain: str = ""
@@ -127,6 +136,32 @@ class Context:
     """What the user said with --timeout; None leaves it to the command."""
     source: str = "default"
     """Where the NATS address comes from, for messages."""
+
+    def options(self, name: str) -> ConnectOptions:
+        """How to connect for commands."""
+        return ConnectOptions(
+            url=self.nats_url,
+            name=name,
+            user_jwt=self.user_jwt,
+            seed=self.user_seed,
+            credentials=self.credentials,
+            tls=self.tls,
+            inbox_prefix=self.inbox_prefix or DEFAULT_INBOX_PREFIX,
+        )
+
+    def rpc_options(self, name: str) -> ConnectOptions | None:
+        """How to connect for calls; None where that is the same."""
+        if not self.rpc_url:
+            return None
+        return ConnectOptions(
+            url=self.rpc_url,
+            name=name,
+            user_jwt=self.rpc_jwt,
+            seed=self.rpc_seed,
+            credentials=self.rpc_credentials,
+            tls=self.rpc_tls,
+            inbox_prefix=self.inbox_prefix or DEFAULT_INBOX_PREFIX,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +189,8 @@ def resolve(
     lattice: str | None = None,
     cluster_seed: str | None = None,
     timeout: float | None = None,
+    credentials: str | None = None,
+    tls: TlsFiles = SYSTEM_TLS,
     typed: Mapping[str, str] = MappingProxyType({}),
 ) -> Context:
     """The context from flags, ``environ``, contexts and the record of a running ``up``.
@@ -164,7 +201,15 @@ def resolve(
     Raises ContextError.
     """
     settings = _Settings(environ)
-    flags = Bundle(source="--nats-url", nats_url=nats_url or "", lattice=lattice or "", cluster_seed=cluster_seed or "")
+    flags = Bundle(
+        source="--nats-url",
+        nats_url=nats_url or "",
+        lattice=lattice or "",
+        cluster_seed=cluster_seed or "",
+        credentials=credentials or "",
+        credentials_source="--nats-creds",
+        tls=tls,
+    )
     words = _Settings(typed)
     classic = replace(words.bundle(), source="the command line")
     variables = settings.bundle()
@@ -176,7 +221,7 @@ def resolve(
             break
         sources.append(bundle)
 
-    def first(member: str) -> str:
+    def first(member: str) -> Any:
         return next((text for one in sources if (text := getattr(one, member))), "")
 
     origin = next((one for one in sources if one.nats_url), None)
@@ -186,22 +231,27 @@ def resolve(
     name, prefix = first("lattice"), first("ctl_prefix") or subjects.DEFAULT_CONTROL_PREFIX
     settings.check_names(name or subjects.DEFAULT_LATTICE, prefix)
     login = next((one for one in sources if one.credentials or one.user_jwt or one.user_seed), None)
-    jwt, seed = settings.login(login) if login else ("", "")
+    who = settings.login(login) if login else Login()
     # The variables for calls belong to those for commands: an address from nearer by is for both.
     both = origin is not None and any(origin is one for one in (flags, classic, bundles.named))
     rpc = words.rpc_bundle()
     if rpc == _Settings({}).rpc_bundle():
         rpc = Bundle() if both else settings.rpc_bundle()
-    rpc_jwt, rpc_seed = settings.login(rpc)
+    rpc_who = settings.login(rpc)
     context = Context(
         nats_url=url,
         lattice=name or subjects.DEFAULT_LATTICE,
         control_prefix=prefix,
-        user_jwt=jwt,
-        user_seed=seed,
-        rpc_url=rpc.nats_url or (url if rpc_jwt or rpc_seed else ""),
-        rpc_jwt=rpc_jwt,
-        rpc_seed=rpc_seed,
+        user_jwt=who.jwt,
+        user_seed=who.seed,
+        credentials=login.credentials if login else "",
+        tls=first("tls") or SYSTEM_TLS,
+        inbox_prefix=first("inbox_prefix"),
+        rpc_url=rpc.nats_url or (url if rpc_who.seed or rpc_who.jwt or rpc.tls else ""),
+        rpc_jwt=rpc_who.jwt,
+        rpc_seed=rpc_who.seed,
+        rpc_credentials=rpc.credentials,
+        rpc_tls=rpc.tls or first("tls") or SYSTEM_TLS,
         cluster_seed=first("cluster_seed"),
         js_domain=words.first("WASMCLOUD_JS_DOMAIN") or settings.first("WASMCLOUD_JS_DOMAIN"),
         timeout=words.seconds("WASMCLOUD_CTL_TIMEOUT_MS")
@@ -237,11 +287,13 @@ class _Settings:
             or self._address(("WASMCLOUD_CTL_HOST", "NATS_HOST"), ("WASMCLOUD_CTL_PORT", "NATS_PORT"), "CTL"),
             lattice=self.first("WASMCLOUD_LATTICE", "WASMCLOUD_LATTICE_PREFIX"),
             ctl_prefix=self.first("WASMCLOUD_CTL_TOPIC_PREFIX"),
-            credentials=self.first("WASH_CTL_CREDS", "WASMCLOUD_CTL_CREDS"),
+            credentials=self.first("WASH_CTL_CREDS", "WASMCLOUD_CTL_CREDS", "WASMHOST_NATS_CREDS", "NATS_CREDS"),
             credentials_source="WASH_CTL_CREDS",
             user_jwt=self.first("WASMCLOUD_CTL_JWT", "WASMCLOUD_NATS_JWT", "NATS_JWT"),
             user_seed=self.first("WASMCLOUD_CTL_SEED", "WASMCLOUD_NATS_SEED", "WASMCOULD_NATS_SEED", "NATS_SEED"),
             cluster_seed=self.first("WASMCLOUD_CLUSTER_SEED"),
+            tls=self._tls("CTL", "NATS"),
+            inbox_prefix=self.first("WASMHOST_INBOX_PREFIX"),
         )
 
     def rpc_bundle(self) -> Bundle:
@@ -252,7 +304,14 @@ class _Settings:
             credentials_source="WASH_RPC_CREDS",
             user_jwt=self.first("WASMCLOUD_RPC_JWT"),
             user_seed=self.first("WASMCLOUD_RPC_SEED"),
+            tls=self._tls("RPC"),
         )
+
+    def _tls(self, *kinds: str) -> TlsFiles:
+        def path(what: str) -> str:
+            return self.first(*(f"WASMHOST_{kind}_TLS_{what}" for kind in kinds))
+
+        return TlsFiles(ca=path("CA"), certificate=path("CERT"), key=path("KEY"), name=path("NAME"))
 
     def _address(self, hosts: tuple[str, ...], ports: tuple[str, ...], kind: str) -> str:
         host, port = self.first(*hosts), self.first(*ports)
@@ -289,36 +348,21 @@ class _Settings:
             return None
         return int(text) / 1000
 
-    def login(self, bundle: Bundle) -> tuple[str, str]:
+    def login(self, bundle: Bundle) -> Login:
         try:
             return login(bundle)
         except ContextError as error:
             self.problems.append(str(error))
-            return "", ""
+            return Login()
 
 
-def login(bundle: Bundle) -> tuple[str, str]:
+def login(bundle: Bundle) -> Login:
     """User token and seed, from the credentials file or as they stand. Raises ContextError."""
     if not bundle.credentials:
-        return bundle.user_jwt, bundle.user_seed
+        return Login(jwt=bundle.user_jwt, seed=bundle.user_seed)
     try:
         return read_credentials(Path(bundle.credentials).expanduser())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         where = bundle.credentials_source or bundle.source
         raise ContextError(f"{where}: {bundle.credentials} is no NATS credentials file ({reason})") from error
-
-
-def read_credentials(path: Path) -> tuple[str, str]:
-    """Token and seed of a NATS credentials file: one base64 line below each of two ``-----BEGIN`` lines.
-
-    Raises OSError and ValueError.
-    """
-    found: list[str] = []
-    lines = iter(path.read_text().splitlines())
-    for line in lines:
-        if line.startswith("-----BEGIN"):
-            found.append(next(lines, "").strip())
-    if len(found) != 2 or not all(found):
-        raise ValueError("it needs a user token and a seed")
-    return found[0], found[1]

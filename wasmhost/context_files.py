@@ -2,7 +2,8 @@
 
 Layout::
 
-    <config>/contexts/NAME.yaml     lattice, nats_url, credentials, cluster_seed_file, ctl_prefix; each may be left out
+    <config>/contexts/NAME.yaml     lattice, nats_url, credentials, cluster_seed_file, ctl_prefix, inbox_prefix,
+                                    tls_ca, tls_cert, tls_key, tls_name; each may be left out
     <config>/default-context        the name of the one that is used where none is named
     .wasmhost.yaml                  in the working folder: the same members, or `context: NAME`
 
@@ -23,17 +24,21 @@ import yaml
 
 from lattice.addresses import shown
 from lattice.errors import Code, LatticeError
+from lattice.login import SYSTEM_TLS, TlsFiles
 from wasmhost.state import make_private_folder
 
 PROJECT_FILE = ".wasmhost.yaml"
 _SUFFIXES = (".yaml", ".yml", ".json")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
-MEMBERS = ("lattice", "nats_url", "credentials", "cluster_seed_file", "ctl_prefix")
-_CLASSIC = {"lattice_prefix": "lattice", "ctl_credsfile": "credentials"}
+MEMBERS = (
+    *("lattice", "nats_url", "credentials", "cluster_seed_file", "ctl_prefix"),
+    *("tls_ca", "tls_cert", "tls_key", "tls_name", "inbox_prefix"),
+)
+_CLASSIC = {"lattice_prefix": "lattice", "ctl_credsfile": "credentials", "ctl_tls_ca_file": "tls_ca"}
 _CLASSIC_IGNORED = frozenset(
     {
-        *("name", "js_domain", "ctl_timeout", "ctl_timeout_ms", "ctl_tls_ca_file"),
+        *("name", "js_domain", "ctl_timeout", "ctl_timeout_ms"),
         *("rpc_host", "rpc_port", "rpc_jwt", "rpc_seed", "rpc_credsfile", "rpc_timeout", "rpc_timeout_ms"),
         "rpc_tls_ca_file",
     }
@@ -64,6 +69,8 @@ class Bundle:
     user_seed: str = field(default="", repr=False)
     cluster_seed: str = field(default="", repr=False)
     """A seed, or the path of a file that holds one."""
+    tls: TlsFiles = SYSTEM_TLS
+    inbox_prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +84,11 @@ class ContextFile:
     credentials: str = ""
     cluster_seed_file: str = ""
     ctl_prefix: str = ""
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_name: str = ""
+    inbox_prefix: str = ""
 
 
 class ContextStore:
@@ -213,6 +225,13 @@ def read_bundle(path: Path, *, also: tuple[str, ...] = ()) -> Bundle:
         user_jwt=text.get("ctl_jwt", ""),
         user_seed=text.get("ctl_seed", ""),
         cluster_seed=_beside(path, text.get("cluster_seed_file", "")) or text.get("cluster_seed", ""),
+        tls=TlsFiles(
+            ca=_beside(path, text.get("tls_ca", "")),
+            certificate=_beside(path, text.get("tls_cert", "")),
+            key=_beside(path, text.get("tls_key", "")),
+            name=text.get("tls_name", ""),
+        ),
+        inbox_prefix=text.get("inbox_prefix", ""),
     )
 
 
@@ -229,6 +248,11 @@ def describe(store: ContextStore, name: str) -> ContextFile:
         credentials=bundle.credentials,
         cluster_seed_file=held or bundle.cluster_seed,
         ctl_prefix=bundle.ctl_prefix,
+        tls_ca=bundle.tls.ca,
+        tls_cert=bundle.tls.certificate,
+        tls_key=bundle.tls.key,
+        tls_name=bundle.tls.name,
+        inbox_prefix=bundle.inbox_prefix,
     )
 
 

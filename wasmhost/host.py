@@ -15,11 +15,9 @@ from typing import Self
 import structlog
 
 from lattice import events, subjects
-from lattice.addresses import is_loopback
 from lattice.antiforgery import Signer
 from lattice.chunks import Chunks
-from lattice.connection import Connection, ConnectOptions, connect
-from lattice.errors import NotAuthorized
+from lattice.connection import Connection, connect
 from lattice.rpc import RpcClient
 from lattice.transport import State
 from lattice.verify import Authority
@@ -122,8 +120,7 @@ class Host:
         self.identity = identity = Identity.open(config, state)
         await self._end_leftovers()
 
-        control = await self._connect(parts, config.control, "control")
-        rpc = await self._connect(parts, config.rpc, "rpc")
+        control, rpc = await self._connections(parts)
         variant: VariantName | None = "threads" if config.guest_threads else None
         engine = await asyncio.to_thread(Engine.open, config.paths.cache / "compiled", variant=variant)
         parts.push_async_callback(asyncio.to_thread, engine.close)  # it waits for guests that still compute
@@ -270,32 +267,25 @@ class Host:
         if ended:
             log.warning("host.leftovers_ended", pids=ended)
 
+    async def _connections(self, parts: AsyncExitStack) -> tuple[Connection, Connection]:
+        """Those for control and for calls; that of providers is tried, where it is another one."""
+        config = self.config
+        control = await self._connect(parts, config.control, "control")
+        rpc = await self._connect(parts, config.rpc, "rpc")
+        if not config.providers.names_provider and config.providers not in (config.control, config.rpc):
+            options = config.providers.options("wasmhost provider check", allow_anonymous=config.allow_anonymous_nats)
+            await (await connect(options)).close()
+        return control, rpc
+
     async def _connect(self, parts: AsyncExitStack, endpoint: NatsEndpoint, purpose: str) -> Connection:
-        connection = await connect(
-            ConnectOptions(
-                url=endpoint.url,
-                name=f"wasmhost {purpose} {self.identity.friendly_name}",
-                user_jwt=endpoint.jwt,
-                seed=endpoint.seed,
-            )
-        )
+        name = f"wasmhost {purpose} {self.identity.friendly_name}"
+        connection = await connect(endpoint.options(name, allow_anonymous=self.config.allow_anonymous_nats))
         parts.push_async_callback(connection.drain)
-        self._check_openness(connection, purpose)
+        if purpose == "control" and not connection.auth_required:  # said once
+            who = "any local user" if connection.local else "whoever reaches it"
+            log.warning("nats.anonymous", server=connection.server, hint=f"{who} may control this host")
         connection.on_state(lambda state: self._note_state(purpose, state))
         return connection
-
-    def _check_openness(self, connection: Connection, purpose: str) -> None:
-        """Whoever reaches a server that asks for no credentials may run code here: fine on loopback only."""
-        if connection.auth_required:
-            return
-        if is_loopback(connection.server):
-            if purpose == "control":  # said once
-                log.warning("nats.anonymous", server=connection.server, hint="any local user may control this host")
-        elif not self.config.allow_anonymous_nats:
-            raise NotAuthorized(
-                f"NATS server {connection.server} asks for no credentials, so whoever reaches it controls this host; "
-                "give the server users, or accept this with --allow-anonymous-nats"
-            )
 
     def _note_state(self, purpose: str, state: State) -> None:
         event = log.warning if state is State.RECONNECTING else log.info

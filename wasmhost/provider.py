@@ -219,6 +219,7 @@ class SupervisedProvider:
         self._answered = self._killed = False
         self._complaint = ""
         await image.check()
+        await around.check_login(image.public_key, ours=image.ours)
         self._asking = HealthAsking(
             around.transport,
             around.lattice,

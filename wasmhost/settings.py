@@ -191,14 +191,71 @@ def _hidden_if_seed(key: str) -> str:
     return "a seed (value hidden)" if len(key) == 58 and key.startswith("S") else repr(key)
 
 
-def _connection(kind: str, variables: str, *, tls: bool = True) -> tuple[Setting, ...]:
-    settings = (
+def _path(value: object) -> str:
+    text = _text(value)
+    return str(Path(text).expanduser()) if text else ""
+
+
+def _path_of(*, providers: bool) -> Parser:
+    """A path; that of a provider's file may hold ``{provider}``, which its public key replaces."""
+
+    def parse(value: object) -> str:
+        return _without_strange_placeholder(_path(value), providers)
+
+    return parse
+
+
+def _inbox_prefix_of(*, providers: bool) -> Parser:
+    def parse(value: object) -> str:
+        text = _without_strange_placeholder(_text(value), providers)
+        if not re.fullmatch(r"_INBOX(_[A-Za-z0-9_-]+)?(\.[A-Za-z0-9_-]+)*", text.replace(PROVIDER, "X")):
+            raise _Unusable(f"{text!r} does not begin with _INBOX, which peers insist on, or is no subject prefix")
+        return text
+
+    return parse
+
+
+PROVIDER = "{provider}"
+"""In files and inboxes of the provider connection: the public key of the provider, so that each can be its own user."""
+
+
+def _without_strange_placeholder(text: str, providers: bool) -> str:
+    for found in re.findall(r"\{[^}]*\}?", text):
+        if not providers or found != PROVIDER:
+            raise _Unusable(f"{found!r} in {text!r} means nothing here{f'; {PROVIDER} does' if providers else ''}")
+    return text
+
+
+def _login(kind: str, jwt: tuple[str, ...], seed: tuple[str, ...], creds: tuple[str, ...]) -> tuple[Setting, ...]:
+    """As whom to connect and how; ``kind`` is ``nats`` for all connections."""
+    providers = kind == "prov_rpc"
+    path, inbox = _path_of(providers=providers), _inbox_prefix_of(providers=providers)
+    own = f"WASMHOST_{kind.upper()}"
+    example = "/etc/wasmhost/{provider}" if providers else f"/etc/wasmhost/{kind}"
+    return (
+        Setting(f"{kind}_jwt", _text, "eyJ0eXAi…", jwt, secret=True),
+        Setting(f"{kind}_seed", _seed(Role.USER, "user", "SU"), "SU…", seed, secret=True),
+        Setting(f"{kind}_creds", path, f"{example}.creds", creds),
+        Setting(f"{kind}_tls_ca", _path_of(providers=False), "/etc/wasmhost/ca.pem", (f"{own}_TLS_CA",)),
+        Setting(f"{kind}_tls_cert", path, f"{example}.pem", (f"{own}_TLS_CERT",)),
+        Setting(f"{kind}_tls_key", path, f"{example}.key", (f"{own}_TLS_KEY",)),
+        Setting(f"{kind}_tls_name", _text, "nats.example", (f"{own}_TLS_NAME",)),
+        Setting(
+            f"{kind}_inbox_prefix",
+            inbox,
+            "_INBOX_{provider}" if providers else "_INBOX_host1",
+            (f"{own}_INBOX_PREFIX",),
+        ),
+    )
+
+
+def _connection(kind: str, variables: str) -> tuple[Setting, ...]:
+    return (
         Setting(f"{kind}_host", _url, "127.0.0.1", (f"{variables}_HOST",)),
         Setting(f"{kind}_port", _port, "4222", (f"{variables}_PORT",)),
-        Setting(f"{kind}_jwt", _text, "eyJ0eXAi…", (f"{variables}_JWT",), secret=True),
-        Setting(f"{kind}_seed", _seed(Role.USER, "user", "SU"), "SU…", (f"{variables}_SEED",), secret=True),
+        Setting(f"{kind}_tls", _boolean, "true", (f"{variables}_TLS",)),
+        *_login(kind, (f"{variables}_JWT",), (f"{variables}_SEED",), (f"{variables}_CREDS",)),
     )
-    return (*settings, Setting(f"{kind}_tls", _boolean, "true", (f"{variables}_TLS",))) if tls else settings
 
 
 STDIN = Path("-")
@@ -221,14 +278,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("nats_url", _url, "nats://127.0.0.1:4222", ("WASMHOST_NATS_URL",)),
     Setting("nats_host", _url, "127.0.0.1", ("NATS_HOST",)),
     Setting("nats_port", _port, "4222", ("NATS_PORT",)),
-    Setting("nats_jwt", _text, "eyJ0eXAi…", ("WASMCLOUD_NATS_JWT", "NATS_JWT"), secret=True),
-    Setting(
-        "nats_seed",
-        _seed(Role.USER, "user", "SU"),
-        "SU…",
+    *_login(
+        "nats",
+        jwt=("WASMCLOUD_NATS_JWT", "NATS_JWT"),
         # the second spelling is the one that the classic Rust hosts really read
-        ("WASMCLOUD_NATS_SEED", "WASMCOULD_NATS_SEED", "NATS_SEED"),
-        secret=True,
+        seed=("WASMCLOUD_NATS_SEED", "WASMCOULD_NATS_SEED", "NATS_SEED"),
+        creds=("WASMHOST_NATS_CREDS", "NATS_CREDS"),
     ),
     *_connection("rpc", "WASMCLOUD_RPC"),
     *_connection("ctl", "WASMCLOUD_CTL"),

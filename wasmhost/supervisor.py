@@ -16,7 +16,7 @@ from lattice import events, subjects
 from lattice.claims import ClaimsError
 from lattice.control import ProviderDescription
 from lattice.errors import Code, LatticeError
-from lattice.hostdata import HostData
+from lattice.hostdata import HostData, NatsExtras
 from lattice.keys import derive
 from lattice.links import LinkDefinition
 from lattice.transport import Transport
@@ -30,6 +30,7 @@ from wasmhost.metadata import Metadata
 from wasmhost.process import child_environment
 from wasmhost.provider import SupervisedProvider
 from wasmhost.provider_image import ProviderImages
+from wasmhost.provider_login import ProviderLogin
 from wasmhost.surroundings import Publish, Surroundings, Timing
 
 log = structlog.get_logger(__name__)
@@ -65,6 +66,7 @@ class ProviderSupervisor:
         self._tasks: set[asyncio.Task[object]] = set()
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a provider was taken up here, or given up."""
+        self._login = ProviderLogin(config.providers, allow_anonymous=config.allow_anonymous_nats)
         self._surroundings = Surroundings(
             transport=transport,
             lattice=config.lattice,
@@ -72,6 +74,7 @@ class ProviderSupervisor:
             publish=publish_event,
             links_of=self._links_of,
             host_data=self._host_data,
+            check_login=self._login.check,
             environment=self._environment,
             folder=config.state_dir / "providers",
             holding=holding or Holding(),
@@ -247,13 +250,14 @@ class ProviderSupervisor:
                 subject=provider.image.public_key,
                 link_name=provider.link_name,
             )
+        endpoint, who = self._login.of(provider.image.public_key)
         return HostData(
             host_id=self._identity.host_id,
             lattice_rpc_prefix=config.lattice,
             link_name=provider.link_name,
-            lattice_rpc_user_jwt=config.providers.jwt,
-            lattice_rpc_user_seed=config.providers.seed,
-            lattice_rpc_url=config.providers.url,
+            lattice_rpc_user_jwt=who.jwt,
+            lattice_rpc_user_seed=who.seed,
+            lattice_rpc_url=endpoint.url,
             js_domain=config.js_domain,
             provider_key=provider.image.public_key,
             invocation_seed=key.seed,
@@ -266,6 +270,7 @@ class ProviderSupervisor:
             structured_logging=True,
             log_level=self._log_level(provider),
             exit_on_stdin_close=provider.image.ours,
+            nats=self._login.extras(endpoint) if provider.image.ours else NatsExtras(),
         ).encode()
 
     def _log_level(self, provider: SupervisedProvider) -> str | None:

@@ -48,6 +48,10 @@ class Publish(Protocol):
     def __call__(self, name: str, data: Mapping[str, Any], /) -> None: ...
 
 
+class CheckLogin(Protocol):
+    async def __call__(self, key: str, /, *, ours: bool) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What every provider of a host shares."""
@@ -60,6 +64,8 @@ class Surroundings:
     """The current links of a provider key and link name."""
     host_data: Callable[[SupervisedProvider], bytes]
     """The line for its standard input, made anew for each start."""
+    check_login: CheckLogin
+    """Raises LatticeError where NATS would not admit the provider with this key."""
     environment: Callable[[SupervisedProvider, Path], Mapping[str, str]]
     """The variables of a process whose work folder is the path."""
     folder: Path

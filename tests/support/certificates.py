@@ -50,3 +50,31 @@ def encrypt_key(made: Certificate, target: Path) -> None:
         check=True,
         capture_output=True,
     )
+
+
+class Authority:
+    """A certificate authority that signs the certificates of a server and of its clients."""
+
+    def __init__(self, folder: Path, name: str = "authority") -> None:
+        self._folder = folder
+        self._own = make_certificate(folder, name)
+
+    @property
+    def certificate(self) -> Path:
+        return self._own.certificate
+
+    def signed(self, name: str, *, client: bool = False) -> Certificate:
+        """A certificate for 127.0.0.1 and localhost, or for a client."""
+        made = Certificate(self._folder / f"{name}.pem", self._folder / f"{name}.key")
+        names = "extendedKeyUsage=clientAuth" if client else "subjectAltName=IP:127.0.0.1,DNS:localhost"
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+                *("-CA", str(self._own.certificate), "-CAkey", str(self._own.key)),
+                *("-keyout", str(made.key), "-out", str(made.certificate), "-days", "30", "-subj", f"/CN={name}"),
+                *("-addext", names, "-addext", "basicConstraints=critical,CA:FALSE"),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        return made

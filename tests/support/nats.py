@@ -70,6 +70,11 @@ class NatsServer:
                 time.sleep(0.02)
         raise RuntimeError("nats-server did not become ready within 10 s")
 
+    def configure(self, config: str) -> None:
+        """Write another configuration file, which a server that runs reads after SIGHUP."""
+        self._config = config
+        (self.folder / "server.conf").write_text(config)
+
     @property
     def pid(self) -> int:
         assert self._process is not None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lattice.keys import Role
+from lattice.login import TlsFiles
 from wasmhost.cli.classic import completed, connection_options
 from wasmhost.cli.output import Output
 from wasmhost.context import Bundles, Context, UpRecord, login, resolve
@@ -42,6 +43,10 @@ class App:
     name: str = ""
     """Name of the ``up`` or host that is meant, where a user runs several."""
     context_name: str = ""
+    nats_creds: str = ""
+    nats_tls_ca: str = ""
+    nats_tls_cert: str = ""
+    nats_tls_key: str = ""
     classic: dict[str, str] = field(default_factory=dict, repr=False)
     """Flags of the classic command line, by the variable that each stands for."""
     held: Held | None = field(default=None, repr=False)
@@ -57,6 +62,8 @@ class App:
             lattice=self.lattice,
             cluster_seed=self.cluster_seed,
             timeout=self.timeout,
+            credentials=self.nats_creds,
+            tls=TlsFiles(ca=self.nats_tls_ca, certificate=self.nats_tls_cert, key=self.nats_tls_key),
             typed=completed(self.classic, os.environ),
         )
 
@@ -131,13 +138,19 @@ def _host_settings(bundle: Bundle | None) -> dict[str, str]:
 
     if bundle is None:
         return {}
-    jwt, seed = login(bundle)
+    who = login(bundle)
     found = {
         "nats_url": bundle.nats_url,
         "lattice": bundle.lattice,
         "ctl_topic_prefix": bundle.ctl_prefix,
-        "nats_jwt": jwt,
-        "nats_seed": seed,
+        "nats_creds": bundle.credentials,
+        "nats_jwt": "" if bundle.credentials else who.jwt,
+        "nats_seed": "" if bundle.credentials else who.seed,
+        "nats_tls_ca": bundle.tls.ca,
+        "nats_tls_cert": bundle.tls.certificate,
+        "nats_tls_key": bundle.tls.key,
+        "nats_tls_name": bundle.tls.name,
+        "nats_inbox_prefix": bundle.inbox_prefix,
         "cluster_seed": read_seed(bundle.cluster_seed, Role.CLUSTER).seed if bundle.cluster_seed else "",
     }
     return {name: value for name, value in found.items() if value}
@@ -180,6 +193,29 @@ def output_option(command: F) -> F:
     )(command)
 
 
+_NATS_FILES = (
+    ("--nats-creds", "nats_creds", "Credentials file of a NATS user, or a file with its seed."),
+    ("--nats-tls-ca", "nats_tls_ca", "Authority to trust for the NATS server, instead of the system's."),
+    ("--nats-tls-cert", "nats_tls_cert", "Client certificate for the NATS server."),
+    ("--nats-tls-key", "nats_tls_key", "Its private key."),
+)
+
+
+def nats_files(command: F) -> F:
+    """Add, for a host, the files that say who it is to NATS; as arguments named like the settings."""
+    for flag, name, text in reversed(_NATS_FILES):
+        command = click.option(flag, name, metavar="FILE", help=text)(command)
+    return command
+
+
+def _remembered_nats_files(command: F) -> F:
+    for flag, name, text in reversed(_NATS_FILES):
+        command = click.option(
+            flag, f"given_{name}", metavar="FILE", help=text, expose_value=False, callback=_remember(name)
+        )(command)
+    return command
+
+
 def lattice_options(command: F) -> F:
     """Add the options that say which lattice is meant, and ``-o``."""
     for option in (
@@ -195,6 +231,7 @@ def lattice_options(command: F) -> F:
         state_option,
         context_option,
         connection_options(_remember_classic),
+        _remembered_nats_files,
         click.option("--lattice-prefix", hidden=True, expose_value=False, callback=_remember("lattice")),
         click.option(
             "-x", "--lattice", metavar="NAME", help="Lattice name.", expose_value=False, callback=_remember("lattice")

@@ -9,6 +9,7 @@ import click
 from lattice.addresses import shown
 from lattice.errors import LatticeError
 from lattice.keys import Role
+from lattice.login import TlsFiles, read_credentials
 from wasmhost import context as resolving
 from wasmhost.cli.app import App, context_names, output_option, pass_app
 from wasmhost.cli.claims import read_seed
@@ -54,6 +55,8 @@ def _row(one: ContextFile, is_default: bool) -> Row:
         f"{what} {value}"
         for what, value in (
             ("credentials", one.credentials),
+            ("TLS authority", one.tls_ca),
+            ("client certificate", one.tls_cert),
             ("cluster seed", one.cluster_seed_file),
             ("control subjects below", one.ctl_prefix),
         )
@@ -77,6 +80,11 @@ def _say_current(app: App) -> None:
 @click.option("--nats-url", default="", metavar="URL", help="NATS server.")
 @click.option("-x", "--lattice", default="", metavar="NAME", help="Lattice name.")
 @click.option("--creds", "credentials", default="", metavar="FILE", help="NATS credentials file.")
+@click.option("--tls-ca", default="", metavar="FILE", help="Authority that the server's certificate is from.")
+@click.option("--tls-cert", default="", metavar="FILE", help="Client certificate for the server.")
+@click.option("--tls-key", default="", metavar="FILE", help="Its private key.")
+@click.option("--tls-name", default="", metavar="NAME", help="Name in the server's certificate, if another.")
+@click.option("--inbox-prefix", default="", metavar="PREFIX", help="Where replies arrive (default: _INBOX).")
 @click.option("--cluster-seed", default="", metavar="FILE", help="File with the seed that signs calls.")
 @click.option("--ctl-topic-prefix", "ctl_prefix", default="", metavar="PREFIX", help="Root of the control subjects.")
 @click.option("--default", "make_default", is_flag=True, help="Make it the default.")
@@ -90,6 +98,11 @@ def new(
     nats_url: str,
     lattice: str,
     credentials: str,
+    tls_ca: str,
+    tls_cert: str,
+    tls_key: str,
+    tls_name: str,
+    inbox_prefix: str,
     cluster_seed: str,
     ctl_prefix: str,
     make_default: bool,
@@ -110,6 +123,8 @@ def new(
         "credentials": _credentials(credentials),
         "cluster_seed_file": _cluster_seed(cluster_seed),
         "ctl_prefix": ctl_prefix,
+        "inbox_prefix": inbox_prefix,
+        **_tls(TlsFiles(ca=tls_ca, certificate=tls_cert, key=tls_key, name=tls_name)),
     }
     if not any(members.values()):
         raise invalid("a context without any setting says nothing", "give it --nats-url, --lattice or another setting")
@@ -139,11 +154,19 @@ def _credentials(text: str) -> str:
         return ""
     path = Path(text).expanduser().absolute()
     try:
-        resolving.read_credentials(path)
+        read_credentials(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise invalid(f"{path} is no NATS credentials file: {reason}", "name the .creds file of a NATS user") from None
     return str(path)
+
+
+def _tls(files: TlsFiles) -> dict[str, str]:
+    """As members of a context. Raises LatticeError for files that cannot be used."""
+    paths = {"tls_ca": files.ca, "tls_cert": files.certificate, "tls_key": files.key}
+    found = {name: str(Path(text).expanduser().absolute()) if text else "" for name, text in paths.items()}
+    TlsFiles(ca=found["tls_ca"], certificate=found["tls_cert"], key=found["tls_key"], name=files.name).context()
+    return {**found, "tls_name": files.name}
 
 
 def _cluster_seed(text: str) -> str:

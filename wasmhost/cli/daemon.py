@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wasmhost.cli.app import App, context_option, output_option, pass_app
+from wasmhost.cli.app import App, context_option, nats_files, output_option, pass_app
 from wasmhost.cli.signals import ending_signals
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="run one host for a NATS server that runs already")
 @click.option("--nats-url", metavar="URL", help="NATS server (default: nats://127.0.0.1:4222).")
+@nats_files
 @click.option("-x", "--lattice", metavar="NAME", help="Lattice name (default: default).")
 @click.option("--trust", multiple=True, metavar="ACCOUNT", help="Account whose actors may run here. Repeatable.")
 @click.option("--allow-file-load", is_flag=True, help="Actors may be started from files of this machine.")

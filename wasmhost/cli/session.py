@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 from lattice.addresses import shown
 from lattice.client import ControlClient
-from lattice.connection import Connection, ConnectOptions, connect
+from lattice.connection import Connection, connect
 from lattice.control import Encoding, HostPing, Inventory, encoding_of
 from lattice.errors import Code, LatticeError, RemoteError, Unreachable
 from lattice.events import Event
@@ -46,11 +46,7 @@ class Session:
     async def open(cls, context: Context, output: Output) -> AsyncIterator[Self]:
         """Connect as ``context`` says. Raises Unreachable."""
         try:
-            connection = await connect(
-                ConnectOptions(
-                    url=context.nats_url, name=CLIENT_NAME, user_jwt=context.user_jwt, seed=context.user_seed
-                )
-            )
+            connection = await connect(context.options(CLIENT_NAME))
         except Unreachable as error:
             if context.source in ("default", "--nats-url"):
                 raise
@@ -75,13 +71,11 @@ class Session:
     @asynccontextmanager
     async def rpc_connection(self) -> AsyncIterator[Connection]:
         """The connection for calls, where that is another one. Raises Unreachable."""
-        context = self.context
-        if not context.rpc_url:
+        options = self.context.rpc_options(CLIENT_NAME)
+        if options is None:
             yield self.connection
             return
-        connection = await connect(
-            ConnectOptions(url=context.rpc_url, name=CLIENT_NAME, user_jwt=context.rpc_jwt, seed=context.rpc_seed)
-        )
+        connection = await connect(options)
         try:
             yield connection
         finally:

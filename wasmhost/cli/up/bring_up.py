@@ -312,13 +312,16 @@ class _Up:
             return await deployment.run()
 
     def _client_context(self, url: str) -> Context:
-        theirs = self._plan.nats_url is not None
+        control = self._config.control if self._plan.nats_url is not None else NatsEndpoint(url=url)
         return Context(
-            nats_url=url,
+            nats_url=control.url,
             lattice=self._config.lattice,
             control_prefix=self._config.ctl_prefix,
-            user_jwt=self._config.control.jwt if theirs else "",
-            user_seed=self._config.control.seed if theirs else "",
+            user_jwt=control.jwt,
+            user_seed=control.seed,
+            credentials=control.credentials,
+            tls=control.tls,
+            inbox_prefix=control.inbox_prefix,
             patience=self._plan.timeout,
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from wasmhost.cli.app import App, context_option, output_option, pass_app
+from wasmhost.cli.app import App, context_option, nats_files, output_option, pass_app
 from wasmhost.cli.problems import invalid
 
 
@@ -22,6 +22,7 @@ from wasmhost.cli.problems import invalid
 @click.option(
     "--nats-url", envvar="WASMHOST_NATS_URL", metavar="URL", help="Use this NATS server instead of bringing one along."
 )
+@nats_files
 @click.option("-x", "--lattice", metavar="NAME", help="Lattice name (default: default).")
 @click.option("--name", metavar="NAME", help="Name of this host; a second one beside the first needs it.")
 @click.option("--state", metavar="DIR", help="Folder with keys and data (default: that of the user).")

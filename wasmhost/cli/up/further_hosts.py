@@ -160,15 +160,16 @@ def settings_of_further_host(
     ``given`` are the settings of the command, as a file would hold them; whatever setting is added to hosts is among
     them. They go through a pipe, since they hold seeds: neither a command line nor an environment would keep them.
     """
-    addresses = {
-        f"{kind}_{part}"
-        for kind in ("nats", "rpc", "ctl", "prov_rpc")
-        for part in ("host", "port", "jwt", "seed", "tls", "url")
+    connections = ("nats_", "rpc_", "ctl_", "prov_rpc_")
+    kept = {"host_seed", "state"}
+    others = {"rpc_timeout_ms", "rpc_events", "ctl_topic_prefix"}
+    document = {
+        setting: value
+        for setting, value in given.items()
+        if setting not in kept and (setting in others or not setting.startswith(connections))
     }
-    own = {"host_seed", "state"}
-    document = {setting: value for setting, value in given.items() if setting not in addresses | own}
     for kind, endpoint in (("rpc", config.rpc), ("ctl", config.control), ("prov_rpc", config.providers)):
-        document |= {f"{kind}_host": endpoint.url, f"{kind}_jwt": endpoint.jwt, f"{kind}_seed": endpoint.seed}
+        document |= endpoint.settings(kind)
     return document | {
         "name": name,
         "cluster_seed": identity.cluster.seed,
