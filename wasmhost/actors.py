@@ -44,6 +44,7 @@ from wasmhost.images.actor_file import ActorImage, load_actor
 from wasmhost.outbound import Outbound
 from wasmhost.scale import Annotations, Change
 from wasmhost.spies import Spies
+from wasmhost.starts import Starts
 
 log = structlog.get_logger()
 
@@ -52,6 +53,8 @@ MOST_INSTANCES: Final = 1000
 UNBOUNDED: Final = 100
 """What a command without a count (null: as many as needed) is taken for; instances start only when needed."""
 _LONGEST_TIMER: Final = 86_400.0
+_START_PATIENCE: Final = 1.5
+"""Seconds that a command waits for the start of its actor, which may be under way: clients wait 2 s for its answer."""
 _LAST_CALLS: Final = 1.0
 """Seconds beyond the longest call that old instances get after an update: answers have to leave, too."""
 
@@ -102,6 +105,7 @@ class ActorRegistry:
         self._known_claims = known_claims
         self._clock = clock
         self._entries: dict[str, ActorEntry] = {}
+        self._starts = Starts()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._expirations: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -133,10 +137,14 @@ class ActorRegistry:
         Raises what :func:`load_actor` raises, or ActorError; ``actor_start_failed`` is published then.
         """
         wanted = annotations or {}
-        # commands with one reference keep their order even though images are read in threads
-        async with self._lock(f"ref {reference}"), Attempt(self._events, reference, wanted) as attempt:
+        async with (
+            self._starts.begin() as start,
+            # commands with one reference keep their order even though images are read in threads
+            self._lock(f"ref {reference}"),
+            Attempt(self._events, reference, wanted) as attempt,
+        ):
             image = await load_actor(reference, config=self._config, now=self._clock())
-            attempt.public_key = image.claims.subject
+            attempt.public_key = start.key = image.claims.subject
             async with self._lock(image.claims.subject):
                 running = self._entries.get(image.claims.subject)
                 if running is not None:
@@ -163,6 +171,7 @@ class ActorRegistry:
         wanted = annotations or {}
         target = UNBOUNDED if count is None else count
         async with (
+            self._starts.begin(actor_id or "") as start,
             self._lock(f"ref {reference or actor_id}"),
             Attempt(self._events, reference, wanted, actor_id or "", scale_to=target) as attempt,
         ):
@@ -178,7 +187,7 @@ class ActorRegistry:
                     )
                 image = await load_actor(reference, config=self._config, now=self._clock())
             key = image.claims.subject if image is not None else running.actor.key if running is not None else ""
-            attempt.public_key = key
+            attempt.public_key = start.key = key
             if actor_id and key != actor_id:
                 raise ActorError(f"{reference} holds actor {key}, not {actor_id}", code=Code.CONFLICT)
             async with self._lock(key):
@@ -189,6 +198,8 @@ class ActorRegistry:
                     require_same_image(current.actor, image)
                 elif current is not None and reference and reference != current.actor.reference:
                     raise other_reference(current.actor, reference)
+                elif current is None and running is not None:  # its last calls were waited for
+                    check_times(running.actor.claims, self._clock())
                 actor = await self._reach(current, image, target, wanted)
                 if actor is not None:
                     self._events.scaled(actor, wanted, target)
@@ -216,6 +227,7 @@ class ActorRegistry:
             key = image.claims.subject
             if actor_id and key != actor_id:
                 raise ActorError(f"{reference} holds actor {key}, not {actor_id}", code=Code.CONFLICT)
+            await self._starts.wait_for(key, lambda: key in self._entries, _START_PATIENCE)
             async with self._lock(key):
                 self._require_open()
                 entry = require_update(self._entries.get(key), image, wanted)
@@ -235,9 +247,18 @@ class ActorRegistry:
             entry = require_stoppable(self._entries.get(public_key), public_key, wanted)
             await self._shrink(entry, entry.scale.remove(wanted, count or None))
 
-    def check_stop(self, public_key: str, annotations: Annotations) -> None:
-        """Raise the ActorError that :meth:`stop` would raise now."""
+    async def check_stop(self, public_key: str, annotations: Annotations) -> None:
+        """Raise the ActorError that :meth:`stop` would raise now.
+
+        A start that may be of this actor is waited for, but not long: its calls are answered, and its start is
+        acknowledged, before it is known here.
+        """
+        await self._starts.wait_for(public_key, lambda: self._is_stoppable(public_key, annotations), _START_PATIENCE)
         require_stoppable(self._entries.get(public_key), public_key, annotations)
+
+    def _is_stoppable(self, public_key: str, annotations: Annotations) -> bool:
+        entry = self._entries.get(public_key)
+        return entry is not None and entry.scale.matches(annotations)
 
     async def drain(self, timeout: float | None = None) -> int:
         """Leave all queue groups, finish the calls in flight, then stop everything.

@@ -131,7 +131,7 @@ class Commands:
     async def _stop_actor(self, body: Any) -> None:
         command = StopActor.from_dict(body)
         try:
-            self._actors.check_stop(command.actor_ref, command.annotations)
+            await self._actors.check_stop(command.actor_ref, command.annotations)
         except ActorError:
             if self._duties.stopped_actor(command.actor_ref, command.annotations):
                 return  # it was still to be brought back

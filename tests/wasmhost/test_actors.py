@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from lattice.claims import ClaimsError
+from lattice.claims import ClaimsError, ClaimsRefused
 from lattice.errors import Code, GuestFailed, LatticeError
 from lattice.invocation import InvocationResponse
 from lattice.keys import KeyPair, Role
 from tests.support import actors
 from tests.support.nats import NatsServer
 from tests.support.waiting import eventually
-from tests.wasmhost.datapath import HOST, DataPath, data_path
+from tests.wasmhost.datapath import HOST, DataPath, Provider, data_path
 from wasmhost.actors import MOST_INSTANCES, UNBOUNDED, ActorError
 
 MANAGED = {"wasmcloud.dev/managed-by": "test"}
@@ -170,6 +170,48 @@ async def test_an_actor_whose_claims_expire_while_it_runs_is_stopped(path: DataP
     await eventually(lambda: path.named("actors_stopped"))
     assert path.registry.get(actor) is None and await unreachable(path, actor)
     assert path.named("actors_stopped")[-1]["remaining"] == 0
+
+
+async def test_expired_claims_take_no_more_instances_while_the_last_calls_are_waited_for(path: DataPath) -> None:
+    wat = actors.caller(namespace="test:slow", operation="Slow.Do", binding="default")
+    reference = path.write(wat, capabilities=["test:slow"], expires=int(time.time()) + 3)
+    actor = await path.registry.launch(reference)
+    provider = await Provider.serve(path, "test:slow", answering=False)
+    path.link(actor, provider.key, "test:slow")
+    calling = asyncio.create_task(path.call(actor, allow=30))
+    await eventually(lambda: provider.replies)
+    await eventually(lambda: path.registry.get(actor) is None, timeout=10)
+    with pytest.raises(ClaimsRefused, match=f"the claims of {actor} expired at .*; have .* sign again$"):
+        await path.registry.launch(reference)
+    scaling = [asyncio.create_task(path.registry.scale(*command, 3)) for command in ((reference, None), ("", actor))]
+    await asyncio.sleep(0)  # they wait for the end of the actor
+    assert not calling.done()
+    answer = InvocationResponse(msg=b"late", invocation_id=provider.received[0].id)
+    path.peer.publish(provider.replies[0], answer.encode())
+    assert (await calling).msg == b"late"
+    for command in scaling:
+        with pytest.raises(ClaimsRefused, match=f"the claims of {actor} expired at "):
+            await command
+    for name, failures in (("actors_start_failed", 3), ("actor_start_failed", 3), ("actor_scale_failed", 2)):
+        told = path.named(name)
+        assert len(told) == failures
+        assert {(event["code"], event["problem"]) for event in told} == {(Code.NOT_AUTHORIZED, "expired")}
+    assert path.registry.counts() == {}
+
+
+async def test_claims_that_a_set_clock_has_let_expire_take_no_more_instances(
+    path: DataPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timer that stops the actor runs on another clock."""
+    reference = path.write(actors.ECHO, expires=int(time.time()) + 3600)
+    actor = await path.registry.scale(reference, None, 2)
+    monkeypatch.setattr(path.registry, "_clock", lambda: time.time() + 7200)
+    for command in ((reference, None), ("", actor)):
+        with pytest.raises(ClaimsRefused, match="expired"):
+            await path.registry.scale(*command, 3)
+    assert path.registry.counts() == {actor: 2}
+    await path.registry.scale("", actor, 1)
+    assert path.registry.counts() == {actor: 1}
 
 
 async def test_commands_for_one_actor_take_effect_in_their_order(path: DataPath) -> None:
