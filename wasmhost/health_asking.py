@@ -69,6 +69,14 @@ class HealthAsking:
         health = self._read(reply.payload)
         return Silence.ABSENT if health.instance_id not in ("", self._instance_id) else health
 
+    async def anybody(self, timeout: float) -> Silence | None:
+        """None when any process of this provider in the lattice answers, meant or not."""
+        try:
+            await self._transport.request(self._subject, b"", timeout=timeout)
+        except Unreachable as error:
+            return Silence.ABSENT if error.code is Code.NO_RESPONDERS else Silence.MUTE
+        return None
+
     async def _answers(self) -> list[bytes]:
         try:
             replies = await self._transport.gather(self._subject, self._question, timeout=_ANSWER_WITHIN)

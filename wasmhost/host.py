@@ -161,6 +161,7 @@ class Host:
             local=config.local,
             linked=LinkedCalls(metadata, holding=holding, repeat_link=providers.repeat_link),
             provider_status=providers.failure_of,
+            provider_stalled=providers.stalled,
             spies=spies,
             call_events=call_events,
             trace=trace,

@@ -73,6 +73,7 @@ class Outbound:
         local: bool = True,
         linked: LinkedCalls | None = None,
         provider_status: Callable[[str, str], str] = lambda provider, link_name: "",
+        provider_stalled: Callable[[str, str], str] = lambda provider, link_name: "",
         spies: Spies | None = None,
         call_events: CallEvents | None = None,
         trace: bool = False,
@@ -80,8 +81,8 @@ class Outbound:
         """``local``: calls to an actor in ``directory`` skip the lattice.
 
         ``linked`` sends calls to providers. ``provider_status(provider key, link name)`` says what is wrong with a
-        provider of this host, or ""; ``call_events`` are told of every call, if given; ``trace``: log every call at
-        debug level.
+        provider of this host, or ""; ``provider_stalled`` why a call to one need not even be tried. ``call_events`` are
+        told of every call, if given; ``trace``: log every call at debug level.
         """
         self._lattice = lattice
         self._rpc = rpc
@@ -91,6 +92,7 @@ class Outbound:
         self._local = local
         self._linked = linked or LinkedCalls(view)
         self._provider_status = provider_status
+        self._provider_stalled = provider_stalled
         self._spies = spies or Spies()
         self._call_events = call_events
         self._trace = trace
@@ -187,6 +189,8 @@ class Outbound:
         allowed = budget(context, self._loop.time())
         try:
             with self._told(origin, target, call):
+                if stalled := self._provider_stalled(target.public_key, target.link_name):
+                    raise Unreachable(stalled, code=Code.TIMED_OUT)
                 return await self._linked.call(
                     link, allowed, lambda left: self._call_remote(origin, target, call, left, max_reply)
                 )

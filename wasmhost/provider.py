@@ -23,11 +23,13 @@ from wasmhost import logs
 from wasmhost.budget import Budget
 from wasmhost.health import Condition, HealthReply, LinkStatus
 from wasmhost.health_asking import HealthAsking, Silence
+from wasmhost.health_news import HealthNews
 from wasmhost.leftovers import INSTANCE_MARK, end_leftovers
 from wasmhost.link_telling import ClassicLinks, LinkTeller, OwnLinks, publish_removal
 from wasmhost.log_lines import read_log_line
 from wasmhost.process import ChildProcess, describe_exit
 from wasmhost.provider_image import ProviderImage
+from wasmhost.silence_meter import SilenceMeter
 from wasmhost.surroundings import Surroundings
 
 log = structlog.get_logger(__name__)
@@ -82,8 +84,9 @@ class SupervisedProvider:
         self._killed = False
         self._complaint = ""
         """The last thing that the process said which may explain its end."""
-        self._healthy = False
-        self._unhealthy_reason = ""
+        self._silence: SilenceMeter | None = None
+        """Of the present process, once it is up."""
+        self._news = HealthNews(surroundings.timing.health_interval)
         self._check_now = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
         self._lines = Budget(per_second=_LINES[0], burst=_LINES[1])
@@ -101,6 +104,14 @@ class SupervisedProvider:
     def running(self) -> bool:
         """A process of it is up."""
         return self._teller is not None and self.pid is not None
+
+    @property
+    def stalled(self) -> str:
+        """Why calls had better not be sent: its process has been silent for long, and no other one would take them."""
+        silence = self._silence
+        if silence is None or not silence.alone or silence.seconds < self._timing.stalled_after or not self.image.ours:
+            return ""
+        return f"its process {_SILENT}; it is replaced unless it does so again soon"
 
     def start(self) -> None:
         self._life = asyncio.create_task(self._live(), name=f"provider {self.image.name} {self.link_name}")
@@ -186,7 +197,9 @@ class SupervisedProvider:
     def _note_death(self, reason: str) -> None:
         was_up = self._teller is not None
         self._stop_telling()
-        self._answered = self._healthy = False
+        self._answered = False
+        self._silence = None
+        self._news.forget()
         # One that has worked, or that somebody killed, is on its way back; one that ended by itself before it ever
         # was up has yet to show that it can work at all.
         coming_back = was_up or self._killed
@@ -201,16 +214,14 @@ class SupervisedProvider:
     async def _abandon_calls(self, reason: str) -> None:
         """Let calls in flight fail now rather than by their deadline, unless another host runs this provider, too."""
         around = self._around
-        health = subjects.health(around.lattice, *self.key)
         for _ in range(3):  # the server may notice the death a little later than we do
-            try:
-                await around.transport.request(health, b"", timeout=0.2)
+            others = await self._asking.anybody(0.2)
+            if others is None:
                 return
-            except Unreachable as error:
-                if error.code is Code.NO_RESPONDERS:
-                    calls = subjects.provider_rpc(around.lattice, *self.key)
-                    around.transport.abandon(calls, f"its provider has ended ({reason})")
-                    return
+            if others is Silence.ABSENT:
+                calls = subjects.provider_rpc(around.lattice, *self.key)
+                around.transport.abandon(calls, f"its provider has ended ({reason})")
+                return
 
     async def _run_once(self) -> str:
         """Start one process and watch it to its end; why it ended. Raises LatticeError when it may not be started."""
@@ -218,8 +229,6 @@ class SupervisedProvider:
         self.instance_id = str(uuid.uuid4())
         self._answered = self._killed = False
         self._complaint = ""
-        await image.check()
-        await around.check_login(image.public_key, ours=image.ours)
         self._asking = HealthAsking(
             around.transport,
             around.lattice,
@@ -228,6 +237,8 @@ class SupervisedProvider:
             instance_id=self.instance_id,
             ours=image.ours,
         )
+        await image.check()
+        await around.check_login(image.public_key, ours=image.ours)
         if not image.ours:
             await self._asking.count_others()
         folder = around.folder / f"{image.public_key}-{self.link_name}"
@@ -274,14 +285,26 @@ class SupervisedProvider:
             timing, loop = self._timing, asyncio.get_running_loop()
             begun = loop.time()
             await self._come_up(await self._first_answer())
-            heard = loop.time()
             certain = self.image.ours
-            patience = timing.hung_after if self.image.ours else timing.classic_hung_after
+            if self.image.ours:
+                interval, patience = min(timing.watch_interval, timing.health_interval), timing.hung_after
+            else:
+                interval, patience = timing.health_interval, timing.classic_hung_after
+            self._silence = silence = SilenceMeter(timing.health_timeout + timing.trouble_interval, now=loop.time())
             while True:
-                if await self._check_health() or self._around.transport.state is not State.CONNECTED:
-                    heard = loop.time()
-                elif self._answered and loop.time() - heard > patience:
-                    self._log.warning("provider.hung", silent_s=round(loop.time() - heard, 1))
+                if silence.seconds:
+                    answered, others = await asyncio.gather(
+                        self._check_health(), self._asking.anybody(timing.health_timeout)
+                    )
+                    silence.alone = others is not None
+                else:
+                    answered = await self._check_health()
+                if answered or self._around.transport.state is not State.CONNECTED:
+                    silence.heard(loop.time())
+                elif self._answered:
+                    silence.unanswered(loop.time())
+                if silence.seconds >= patience:
+                    self._log.warning("provider.hung", silent_s=round(silence.seconds, 1))
                     await process.kill()
                     return
                 if not certain and loop.time() - begun > timing.classic_start:
@@ -290,8 +313,8 @@ class SupervisedProvider:
                         await (
                             self._teller.repeat()
                         )  # started on two hosts at once, it may have been taken for the other
-                calm = self._healthy and all(link.state is Condition.READY for link in self.links.values())
-                pause = timing.health_interval if calm or not self._answered else timing.trouble_interval
+                calm = self._news.healthy and all(link.state is Condition.READY for link in self.links.values())
+                pause = interval if calm or not self._answered else timing.trouble_interval
                 await self._pause(pause if certain else min(pause, timing.classic_start))
         except asyncio.CancelledError:
             raise
@@ -374,19 +397,13 @@ class SupervisedProvider:
         return True
 
     def _publish_health(self, failure: str) -> None:
-        """``passed`` and ``failed`` on a change (or another reason); ``status`` in the slow rhythm only."""
-        was_healthy, self._healthy = self._healthy, not failure
-        if failure:
-            if was_healthy or failure != self._unhealthy_reason:
-                self._publish(events.health_check_failed, error=failure)
-                self._log.warning("provider.unhealthy", reason=failure)
-            elif not self._answered:
-                self._publish(events.health_check_status)  # of one that never answers: managers wait for it
-        elif not was_healthy:
-            self._publish(events.health_check_passed)
-        else:
-            self._publish(events.health_check_status)
-        self._unhealthy_reason = failure
+        now = asyncio.get_running_loop().time()
+        if (news := self._news.of(failure, now, answered=self._answered)) is None:
+            return
+        build, members = news
+        self._publish(build, **members)
+        if build is events.health_check_failed:
+            self._log.warning("provider.unhealthy", reason=failure)
 
     async def _pause(self, seconds: float) -> None:
         self._check_now.clear()

@@ -186,6 +186,11 @@ class ProviderSupervisor:
         provider = self._providers.get((provider_id, link_name))
         return "" if provider is None or provider.running else provider.error
 
+    def stalled(self, provider_id: str, link_name: str) -> str:
+        """Why a call to a provider of this host need not be tried; empty when it may be."""
+        provider = self._providers.get((provider_id, link_name))
+        return "" if provider is None else provider.stalled
+
     async def put_link(self, link: LinkDefinition) -> LinkStatus | None:
         """Tell a link's provider, wherever it runs; how that went, None when it did not say within the link timeout."""
         provider = self._providers.get((link.provider_id, link.link_name))

@@ -20,6 +20,9 @@ class Timing:
     """Durations of supervision, in seconds. The intervals of health checks are those of classic hosts."""
 
     health_interval: float = 30.0
+    watch_interval: float = 5.0
+    """The same for our own providers, so that one that hangs is noticed soon; what they say is published in the slow
+    rhythm."""
     trouble_interval: float = 1.0
     """Between health checks while something is wrong, so that a recovery shows soon."""
     health_timeout: float = 2.0
@@ -34,8 +37,10 @@ class Timing:
     backoff: tuple[float, float] = (0.5, 30.0)
     stable_after: float = 60.0
     """A process that lived this long starts again with the shortest pause."""
+    stalled_after: float = 4.0
+    """Silence of a process, while this host itself is connected, after which calls to it fail without being tried."""
     hung_after: float = 15.0
-    """Silence of a process, while this host itself is connected, after which it is restarted."""
+    """The same, after which it is restarted."""
     classic_hung_after: float = 90.0
     """The same for a classic provider, which may do one thing at a time; three of the classic intervals."""
     classic_start: float = 10.0
