@@ -53,8 +53,9 @@ class ConnectOptions:
     """Replies arrive below ``{inbox_prefix}.{random}``; give each principal its own where users share an account."""
     connect_timeout: float = 2.0
     """For one attempt at one address."""
-    ping_interval: float = 10.0
-    """A server that leaves two pings in a row unanswered counts as gone."""
+    ping_interval: float = 3.0
+    """A server that leaves two pings in a row unanswered, and sends nothing else, counts as gone: after three intervals
+    at most. TCP itself would wait a quarter of an hour for a peer that fell silent."""
     limits: Limits = field(default_factory=Limits)
     internals: bool = True
     """False: use nats-py's documented interface only."""

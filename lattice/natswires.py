@@ -173,6 +173,8 @@ class DirectClient(SecureClient):
         self._slice_end = 0.0
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        # A sign of life like a pong, which may wait behind megabytes that a slow link still carries.
+        self._pings_outstanding = 0
         handler = self.handlers.get(sid)
         if handler is None:
             return

@@ -18,6 +18,11 @@ from wasmhost.parent_death import parent_death_signal
 PREFERRED_PORT = 4222
 READY_TIMEOUT = 10.0
 STOP_TIMEOUT = 10.0
+_SETTINGS = """\
+# A client that falls silent keeps its place in queue groups, and loses what it is sent, until the server misses it.
+ping_interval: "5s"
+ping_max: 2
+"""
 ATTEMPTS = 3
 """Starts before giving up, each on another port: a free port can be taken by someone else before the server has it."""
 
@@ -90,6 +95,7 @@ class NatsServer:
     async def start(self) -> None:
         """Start and wait until it answers. Raises Unreachable, with the server's last words, and OSError."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._settings_path.write_text(_SETTINGS)
         for attempt in range(ATTEMPTS):
             self.port = pick_port(self._preferred_port if attempt == 0 else 0)
             if await self._launch():
@@ -131,6 +137,7 @@ class NatsServer:
                     self._binary,
                     *("--addr", "127.0.0.1", "--port", str(self.port), "--name", name),
                     *("--jetstream", "--store_dir", str(self.store)),
+                    *("--config", str(self._settings_path)),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -161,6 +168,10 @@ class NatsServer:
                 return True
             await asyncio.sleep(0.02)
         return False
+
+    @property
+    def _settings_path(self) -> Path:
+        return self._folder / "nats-server.conf"
 
     @property
     def _log_path(self) -> Path:

@@ -89,6 +89,16 @@ class Load:
             time.sleep(0.02)
         return max(0.0, self.good_at[before] - began)
 
+    def wait_until_well(self, *, timeout: float) -> None:
+        """Wait for a second of 200s and nothing else."""
+        deadline = time.monotonic() + timeout
+        while not self._is_well(time.monotonic() - 1.0):
+            assert time.monotonic() < deadline, f"not well in {timeout} s: {self.statuses}, {self.reasons}"
+            time.sleep(0.05)
+
+    def _is_well(self, since: float) -> bool:
+        return self.good_since(since) > 0 and not any(began > since for began, _ in self.failures[-self.clients :])
+
     def longest_pause(self, since: float = 0.0) -> float:
         """Seconds between two 200s that follow each other, at most, among those after ``since``."""
         at = sorted(moment for moment in list(self.good_at) if moment > since)

@@ -26,6 +26,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+QUICK_PINGS = 'ping_interval: "2s"\nping_max: 2\n'
+"""Settings with which a server misses a silent client within six seconds; by default it takes minutes."""
+
+
 class NatsServer:
     """One server process; ``restart`` keeps port and data."""
 
