@@ -24,6 +24,7 @@ from lattice.control import (
     UpdateActor,
     encoding_of,
 )
+from lattice.document import Document
 from lattice.errors import Code, LatticeError, MalformedMessage, RemoteError
 from lattice.events import Event
 from lattice.links import LinkDefinition
@@ -94,6 +95,28 @@ class ControlClient:
 
     async def del_link(self, link: LinkDefinition) -> None:
         await self._command(self._subjects.linkdefs_del(), link.to_json())
+
+    async def auction_actor(
+        self, reference: str, constraints: Mapping[str, str], *, timeout: float | None = None
+    ) -> list[str]:
+        """The hosts that would run an actor: those whose labels hold all ``constraints``; bids within ``timeout`` s."""
+        request = {"actor_ref": reference, "constraints": dict(constraints)}
+        return await self._auction(self._subjects.auction_actor(), request, timeout)
+
+    async def auction_provider(
+        self, reference: str, link_name: str, constraints: Mapping[str, str], *, timeout: float | None = None
+    ) -> list[str]:
+        """The same for a provider; a host on which it runs under that link name does not bid."""
+        request = {"provider_ref": reference, "link_name": link_name, "constraints": dict(constraints)}
+        return await self._auction(self._subjects.auction_provider(), request, timeout)
+
+    async def put_label(self, host: str, key: str, value: str) -> None:
+        """Give a host a label, until it ends."""
+        await self._command(self._subjects.labels(host, "put"), {"key": key, "value": value})
+
+    async def delete_label(self, host: str, key: str) -> None:
+        """Take a label from a host; one that it has not is no error."""
+        await self._command(self._subjects.labels(host, "del"), {"key": key, "value": ""})
 
     async def launch_actor(
         self, host: str, reference: str, count: int = 1, annotations: Mapping[str, str] | None = None
@@ -205,6 +228,16 @@ class ControlClient:
 
     async def _ask(self, what: str, subject: str) -> object:
         return _read(what, await self._transport.request(subject, _ASK, timeout=self._timeout))
+
+    async def _auction(self, subject: str, request: Mapping[str, Any], timeout: float | None) -> list[str]:
+        wait = self._timeout if timeout is None else timeout
+        bidders = []
+        for reply in await self._transport.gather(subject, Encoding.MSGPACK.encode(dict(request)), timeout=wait):
+            try:
+                bidders.append(Document("bid", _read("bid", reply)).required_text("host_id"))
+            except MalformedMessage as error:
+                log.warning("control.answer_malformed", reason=str(error))
+        return bidders
 
     async def _tell(self, host: str, verb: str, command: _Document) -> None:
         await self._command(self._subjects.command(host, verb), command.to_dict())

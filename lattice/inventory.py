@@ -131,6 +131,8 @@ class ActorDescription:
     name: str | None = None
     instances: Sequence[InstanceDescription] = ()
     """One entry per instance, as the Elixir hosts list them, or per annotation set."""
+    image_digest: str = ""
+    """SHA-256 of the whole file in lower-case hex; an extra member that only our hosts send."""
 
     @property
     def count(self) -> int:
@@ -142,6 +144,7 @@ class ActorDescription:
             "id": self.id,
             "image_ref": self.image_ref,
             "name": self.name,
+            **({"image_digest": self.image_digest} if self.image_digest else {}),
             "instances": [instance.to_dict() for instance in self.instances],
         }
 
@@ -152,6 +155,7 @@ class ActorDescription:
             image_ref=fields.optional_text("image_ref"),
             name=fields.optional_text("name"),
             instances=tuple(map(InstanceDescription.from_document, fields.documents("instances"))),
+            image_digest=fields.text("image_digest"),
         )
 
 

@@ -469,6 +469,7 @@ class ActorRegistry:
             id=actor.key,
             image_ref=actor.reference,
             name=actor.claims.name,
+            image_digest=actor.digest,
             instances=[
                 InstanceDescription(
                     instance_id=instance,

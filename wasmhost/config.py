@@ -17,6 +17,7 @@ from typing import Literal
 from lattice.errors import Code, LatticeError
 from wasmhost.endpoint import NatsEndpoint, endpoint
 from wasmhost.guest.calls import Limits
+from wasmhost.labels import holds_seed
 from wasmhost.limits import LIMITS, changed
 from wasmhost.settings import SETTINGS, Resolved, SettingsError, resolve
 from wasmhost.state import StatePaths, locate
@@ -168,7 +169,7 @@ def _labels(r: Resolved, environ: Mapping[str, str]) -> dict[str, str]:
     """Labels of the environment, then those of flag or file, then what was detected; later ones win.
 
     The name of a setting never becomes a label: ``WASMCLOUD_HOST_SEED`` would publish the host's seed as label SEED.
-    A value that looks like a seed is left out whatever its name.
+    A value with a seed in it is left out whatever its name.
     """
     reserved = {"HOST_CONFIG"} | {variable for setting in SETTINGS for variable in setting.variables}
     labels: dict[str, str] = {}
@@ -179,12 +180,7 @@ def _labels(r: Resolved, environ: Mapping[str, str]) -> dict[str, str]:
                 labels[label.lower() if prefix == "HOST_" else label] = value
     labels.update(r.pairs("labels"))
     labels.update(detected_labels())
-    return {label: value for label, value in labels.items() if not _looks_like_a_seed(value)}
-
-
-def _looks_like_a_seed(value: str) -> bool:
-    text = value.strip()
-    return len(text) == 58 and text.startswith("S") and text.isalnum() and text == text.upper()
+    return {label: value for label, value in labels.items() if not holds_seed(value)}
 
 
 def _limits(r: Resolved) -> Limits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -11,9 +12,15 @@ from lattice.errors import Code, LatticeError, MalformedMessage
 
 RESERVED: Final = "hostcore."
 BAD_LABEL: Final = "Invalid label request"
+_SEED: Final = re.compile(r"S[A-Z][A-Z2-7]{56}")
 _MOST_LABELS: Final = 256
 _LONGEST_KEY: Final = 256
 _LONGEST_VALUE: Final = 4096
+
+
+def holds_seed(text: str) -> bool:
+    """Whether there is the secret half of a key in a text, of whatever kind."""
+    return _SEED.search(text) is not None
 
 
 class Labels:
@@ -40,6 +47,8 @@ class Labels:
                 f"{BAD_LABEL}: a label is printable text of at most {_LONGEST_KEY} characters, "
                 f"its value of at most {_LONGEST_VALUE}"
             )
+        if holds_seed(value) or holds_seed(key):
+            raise LatticeError(f"{BAD_LABEL}: this is a seed, and labels are public", code=Code.NOT_AUTHORIZED)
         if key.startswith(RESERVED):
             raise LatticeError(
                 f"{BAD_LABEL}: {key} is found out by the host itself; choose a name without {RESERVED}",

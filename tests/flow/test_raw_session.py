@@ -185,6 +185,7 @@ INVENTORY = {
         {
             "id": str,
             "image_ref": str,
+            "image_digest": str,  # ours
             "name": str,
             "instances": [
                 {

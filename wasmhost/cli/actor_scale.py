@@ -11,19 +11,19 @@ from lattice.control import ActorDescription, Inventory
 from lattice.errors import LatticeError
 from lattice.events import Event
 from wasmhost.cli import names as complete
-from wasmhost.cli.actors import LOOK, Placed, actor_and_host, find_running, hosts_of, placed
+from wasmhost.cli.accepted import Accepted, accepting
+from wasmhost.cli.actors import COUNT_FLAGS, LOOK, Placed, actor_and_host, find_running, hosts_of, placed
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.failures import start_failure
 from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import shorten
+from wasmhost.cli.placing import pairs
 from wasmhost.cli.problems import invalid, timed_out
 from wasmhost.cli.session import Session, refused
 
 SCALE_TIMEOUT = 60.0
 """Seconds: compiling a large module takes its time."""
 STOP_TIMEOUT = 15.0
-COUNT_FLAGS = ("--count", "--max", "--max-concurrent", "--max-instances")
-"""What generations of the classic client call the wanted number of instances."""
 
 
 @click.command("actor", short_help="stop an actor")
@@ -36,23 +36,34 @@ COUNT_FLAGS = ("--count", "--max", "--max-concurrent", "--max-instances")
     shell_complete=complete.hosts,
     help="Only on this host (default: wherever it runs).",
 )
+@click.option("--count", type=click.IntRange(1, 65535), metavar="N", help="Only so many instances on each host.")
+@click.option("--skip-wait", is_flag=True, help="Return when the hosts have accepted it.")
 @lattice_options
 @pass_app
-def stop_actor(app: App, names: tuple[str, ...], host_text: str | None) -> None:
+def stop_actor(app: App, *, names: tuple[str, ...], host_text: str | None, count: int | None, skip_wait: bool) -> None:
     """Stop all instances of ACTOR; calls in flight finish. The classic order HOST ACTOR is accepted too."""
     actor, host_text = actor_and_host(names, host_text, "stop")
 
-    async def work(session: Session) -> list[Placed]:
+    async def work(session: Session) -> list[Placed] | Accepted:
         meant, inventories = await find_running(session, actor)
         host_ids = await hosts_of(session, meant.key, inventories, host_text)
-        return [await _stop_on(session, meant, host_id) for host_id in host_ids]
+        if skip_wait:
+            async with accepting(session, *host_ids) as accepted:
+                for host_id in host_ids:
+                    await session.client.stop_actor(host_id, meant.key, count or 0)
+            return accepted
+        return [await _stop_on(session, meant, host_id, count) for host_id in host_ids]
 
     stopped = app.run(work)
+    if isinstance(stopped, Accepted):
+        stopped.show(app.output, "stopped")
+        return
     if app.output.json:
         app.output.document({"actor_id": stopped[0].actor_id, "stopped_on": [one.host_id for one in stopped]})
         return
     for one in stopped:
-        app.output.text(f"stopped {one.name} ({shorten(one.actor_id, 13)}) on {one.host_name}")
+        left = f": {one.instances} left" if one.instances else ""
+        app.output.text(f"stopped {one.name} ({shorten(one.actor_id, 13)}) on {one.host_name}{left}")
 
 
 def _count(text: str) -> int:
@@ -61,8 +72,8 @@ def _count(text: str) -> int:
     raise invalid(f"'{text}' is no number of instances from 0 to 65535", "for example `wasmhost scale actor echo 3`")
 
 
-async def _stop_on(session: Session, actor: Candidate, host_id: str) -> Placed:
-    await stop_and_wait(session, host_id, actor.key)
+async def _stop_on(session: Session, actor: Candidate, host_id: str, count: int | None) -> Placed:
+    await stop_and_wait(session, host_id, actor.key, count=count)
     left = await placed(session, actor.key, host_id)
     return replace(left, name=left.name or actor.name)
 
@@ -73,9 +84,14 @@ def _matching(actor: ActorDescription, annotations: Mapping[str, str]) -> int:
 
 
 async def stop_and_wait(
-    session: Session, host_id: str, actor_id: str, *, annotations: Mapping[str, str] | None = None
+    session: Session,
+    host_id: str,
+    actor_id: str,
+    *,
+    annotations: Mapping[str, str] | None = None,
+    count: int | None = None,
 ) -> None:
-    """Stop the instances with these annotations (default: all) and wait until they are gone. Raises Problem."""
+    """Stop the instances with these annotations, or ``count`` of them, and wait until they are gone. Raises Problem."""
     patience = session.patience(STOP_TIMEOUT)
     wanted = annotations or {}
 
@@ -83,12 +99,14 @@ async def stop_and_wait(
         inventory = await session.client.inventory(host_id)
         return sum(_matching(actor, wanted) for actor in inventory.actors if actor.id == actor_id)
 
+    remaining = max(0, await left() - count) if count else 0
+
     async def state() -> bool | None:
-        return True if await left() == 0 else None
+        return True if await left() <= remaining else None
 
     async with session.watch() as watch:
         try:
-            await session.client.stop_actor(host_id, actor_id, 0, wanted)
+            await session.client.stop_actor(host_id, actor_id, count or 0, wanted)
         except LatticeError as error:
             raise refused(error) from error
         try:
@@ -110,10 +128,20 @@ async def stop_and_wait(
     shell_complete=complete.hosts,
     help="On this host (needed when it runs on several).",
 )
-@click.option(*COUNT_FLAGS, "count", type=click.IntRange(0, 65535), hidden=True)
+@click.option("-c", *COUNT_FLAGS, "count", type=click.IntRange(0, 65535), hidden=True)
+@click.option(
+    "-a",
+    "--annotations",
+    "annotation_texts",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Of the instances that are meant (default: those that run). Repeatable.",
+)
 @lattice_options
 @pass_app
-def scale_actor(app: App, names: tuple[str, ...], host_text: str | None, count: int | None) -> None:
+def scale_actor(
+    app: App, *, names: tuple[str, ...], host_text: str | None, count: int | None, annotation_texts: tuple[str, ...]
+) -> None:
     """Run COUNT instances of ACTOR; 0 stops it. Calls in flight finish. The classic order HOST ACTOR --count COUNT is
     accepted too.
     """
@@ -126,13 +154,14 @@ def scale_actor(app: App, names: tuple[str, ...], host_text: str | None, count: 
     if len(names) == 3 and host_text is None:  # HOST ACTOR IMAGE: the image is that of the actor
         names = names[:2]
     actor, host_text = actor_and_host(names, host_text, "scale")
+    given = pairs(annotation_texts, "--annotations", "team=shop")
 
     async def work(session: Session) -> Placed:
         meant, inventories = await find_running(session, actor)
         host_ids = await hosts_of(session, meant.key, inventories, host_text)
         if len(host_ids) > 1:
             raise invalid(f"{meant.describe()} runs on {len(host_ids)} hosts", "choose one with --host")
-        reference, annotations = _one_set(meant, host_ids[0], inventories)
+        reference, annotations = _one_set(meant, host_ids[0], inventories, given)
         placed = await scale_and_wait(
             session, host_ids[0], reference, actor_id=meant.key, count=instances, annotations=annotations
         )
@@ -141,14 +170,18 @@ def scale_actor(app: App, names: tuple[str, ...], host_text: str | None, count: 
     app.run(work).show(app.output, "scaled")
 
 
-def _one_set(actor: Candidate, host_id: str, inventories: Sequence[Inventory]) -> tuple[str, dict[str, str]]:
-    """Image reference and annotations under which an actor runs on a host. Raises Problem when there are several."""
+def _one_set(
+    actor: Candidate, host_id: str, inventories: Sequence[Inventory], given: Mapping[str, str]
+) -> tuple[str, dict[str, str]]:
+    """Image reference and annotations that are meant: those ``given``, else the only ones that run. Raises Problem."""
     running = next(a for i in inventories if i.host_id == host_id for a in i.actors if a.id == actor.key)
+    if given:
+        return running.image_ref or "", dict(given)
     sets = {tuple(sorted(instance.annotations.items())) for instance in running.instances}
     if len(sets) > 1:
         raise invalid(
             f"{actor.describe()} was started {len(sets)} times with different annotations on this host",
-            "stop it with `wasmhost stop actor` and start it once",
+            "say which are meant with --annotations NAME=VALUE",
         )
     return running.image_ref or "", dict(next(iter(sets), ()))
 

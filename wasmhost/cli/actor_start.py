@@ -9,12 +9,12 @@ import click
 from lattice.errors import LatticeError
 from lattice.events import Event
 from wasmhost import limits
-from wasmhost.cli import names as complete
-from wasmhost.cli.actors import Placed, placed
+from wasmhost.cli.accepted import Accepted, accepting
+from wasmhost.cli.actors import COUNT_FLAGS, Placed, placed
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.failures import start_failure
 from wasmhost.cli.image_references import image_reference
-from wasmhost.cli.placing import choose_host
+from wasmhost.cli.placing import Where, place_actor, placing_options
 from wasmhost.cli.problems import invalid, timed_out
 from wasmhost.cli.session import Session, refused
 from wasmhost.guest.calls import Limits
@@ -26,28 +26,44 @@ START_TIMEOUT = 60.0
 
 @click.command("actor", short_help="start an actor")
 @click.argument("image")
+@placing_options
 @click.option(
-    "--host",
-    "--host-id",
-    "host_text",
-    metavar="HOST",
-    shell_complete=complete.hosts,
-    help="Host to start it on (default: the least busy one).",
+    *COUNT_FLAGS,
+    "count",
+    type=click.IntRange(1, 65535),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Instances to start.",
 )
-@click.option("--count", type=click.IntRange(1, 65535), default=1, show_default=True, help="Instances to start.")
 @click.option("--limit", "limit_texts", multiple=True, metavar="NAME=N", help="For example memory_mib=128. Repeatable.")
 @lattice_options
 @pass_app
-def start_actor(app: App, image: str, host_text: str | None, count: int, limit_texts: tuple[str, ...]) -> None:
+def start_actor(
+    app: App,
+    *,
+    image: str,
+    host_text: str | None,
+    constraints: tuple[str, ...],
+    auction_timeout_ms: int | None,
+    skip_wait: bool,
+    count: int,
+    limit_texts: tuple[str, ...],
+) -> None:
     """Start the signed actor IMAGE: a path on the host, or file:///…
 
     Waits until it runs, or says why it does not.
     """
     reference = image_reference(image)
     annotations = _limit_annotations(limit_texts)
+    where = Where.typed(host_text, constraints, auction_timeout_ms)
 
-    async def work(session: Session) -> Placed:
-        host_id = await choose_host(session, host_text)
+    async def work(session: Session) -> Placed | Accepted:
+        host_id = await place_actor(session, where, reference)
+        if skip_wait:
+            async with accepting(session, host_id) as accepted:
+                await session.client.launch_actor(host_id, reference, count, annotations)
+            return accepted
         return await start_and_wait(session, host_id, reference, count=count, annotations=annotations)
 
     app.run(work).show(app.output, "started")

@@ -18,6 +18,8 @@ from wasmhost.cli.session import Session
 from wasmhost.cli.watching import watch_option
 
 LOOK = "wasmhost get actors"
+COUNT_FLAGS = ("--count", "--max", "--max-concurrent", "--max-instances")
+"""What generations of the classic client call the wanted number of instances."""
 
 
 def actor_document(actor: ActorDescription) -> dict[str, Any]:
@@ -26,6 +28,7 @@ def actor_document(actor: ActorDescription) -> dict[str, Any]:
         "actor_id": actor.id,
         "name": actor.name,
         "image_ref": actor.image_ref,
+        "image_digest": actor.image_digest or None,
         "instances": actor.count,
         "revision": max((instance.revision for instance in actor.instances), default=0),
         "annotations": dict(actor.instances[0].annotations) if actor.instances else {},

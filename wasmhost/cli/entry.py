@@ -137,7 +137,13 @@ cli = Group(
         "events": f"{_CLI}.events:events",
         "logs": f"{_CLI}.logs:logs",
         "spy": f"{_CLI}.spy:spy",
-        "ctl": Group("ctl", "The same as without `ctl`, as older clients spell it.", _VERBS),
+        "label": f"{_CLI}.labels:label",
+        "apply": f"{_CLI}.apply:apply",
+        "ctl": Group(
+            "ctl",
+            "The same as without `ctl`, as older clients spell it.",
+            {**_VERBS, "apply": f"{_CLI}.apply:apply"},
+        ),
         "ctx": Group(
             "ctx",
             "Name lattices, to work in one of several.",

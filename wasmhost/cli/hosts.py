@@ -122,9 +122,16 @@ def _show_inventory(output: Output, inventory: Inventory) -> None:
 
 @click.command("host", short_help="stop a host")
 @click.argument("host", shell_complete=complete.hosts)
+@click.option(
+    "--host-timeout",
+    "drain_ms",
+    type=click.IntRange(0, 86_400_000),
+    metavar="MS",
+    help="Time for calls in flight (default: as long as this command waits).",
+)
 @lattice_options
 @pass_app
-def stop_host(app: App, host: str) -> None:
+def stop_host(app: App, host: str, drain_ms: int | None) -> None:
     """Stop HOST: it finishes its calls, stops its providers and leaves the lattice."""
 
     async def work(session: Session) -> HostPing:
@@ -143,7 +150,8 @@ def stop_host(app: App, host: str) -> None:
 
         async with session.watch() as watch:
             try:
-                await session.client.stop_host(meant.id, timeout=patience)
+                drain = patience if drain_ms is None else drain_ms / 1000
+                await session.client.stop_host(meant.id, timeout=drain)
             except LatticeError as error:
                 raise refused(error) from error
             try:

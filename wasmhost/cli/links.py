@@ -172,7 +172,7 @@ def _contract_of(provider_id: str, inventories: Sequence[Inventory]) -> str:
 @click.argument("actor", shell_complete=complete.actors_of_lattice)
 @click.argument("provider", shell_complete=complete.providers_of_lattice)
 @click.argument("rest", nargs=-1, metavar="[CONTRACT] [KEY=VALUE]...")
-@click.option("--link-name", default="default", show_default=True, help="Name that the actor uses for it.")
+@click.option("-l", "--link-name", default="default", show_default=True, help="Name that the actor uses for it.")
 @lattice_options
 @pass_app
 def put(app: App, actor: str, provider: str, rest: tuple[str, ...], link_name: str) -> None:
@@ -278,7 +278,7 @@ def link_failure(link: LinkDefinition, reason: str, code: str = "") -> Problem:
 @click.command("del", short_help="take a link away")
 @click.argument("actor", shell_complete=complete.actors_of_lattice)
 @click.argument("contract")
-@click.option("--link-name", default="default", show_default=True)
+@click.option("-l", "--link-name", default="default", show_default=True)
 @lattice_options
 @pass_app
 def delete(app: App, actor: str, contract: str, link_name: str) -> None:

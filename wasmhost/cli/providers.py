@@ -13,12 +13,13 @@ from lattice.errors import LatticeError
 from lattice.events import Event
 from wasmhost.cli import identify
 from wasmhost.cli import names as complete
+from wasmhost.cli.accepted import Accepted, accepting
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.failures import start_failure
 from wasmhost.cli.identify import Candidate
 from wasmhost.cli.image_references import image_reference
 from wasmhost.cli.output import Column, Output, Row, shorten
-from wasmhost.cli.placing import choose_host
+from wasmhost.cli.placing import Where, place_provider, placing_options
 from wasmhost.cli.problems import Problem, invalid, not_found, timed_out
 from wasmhost.cli.session import Session, refused
 from wasmhost.cli.watching import watch_option
@@ -123,25 +124,29 @@ def find_on(inventory: Inventory, provider_id: str, link_name: str) -> ProviderD
 
 @click.command("provider", short_help="start a provider")
 @click.argument("image")
-@click.option(
-    "--host",
-    "--host-id",
-    "host_text",
-    metavar="HOST",
-    shell_complete=complete.hosts,
-    help="Host to start it on (default: the least busy one).",
-)
-@click.option("--link-name", default="default", show_default=True, help="Name that links refer to.")
+@placing_options
+@click.option("-l", "--link-name", default="default", show_default=True, help="Name that links refer to.")
 @click.option("--config", "configuration", metavar="TEXT", help="Configuration text for the provider.")
 @click.option(
     "--config-file",
+    "--config-json",
+    "config_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File with the configuration text.",
 )
 @lattice_options
 @pass_app
 def start_provider(
-    app: App, *, image: str, host_text: str | None, link_name: str, configuration: str | None, config_file: Path | None
+    app: App,
+    *,
+    image: str,
+    host_text: str | None,
+    constraints: tuple[str, ...],
+    auction_timeout_ms: int | None,
+    skip_wait: bool,
+    link_name: str,
+    configuration: str | None,
+    config_file: Path | None,
 ) -> None:
     """Start the provider IMAGE: `bundled:httpserver`, or an archive (.par, .par.gz).
 
@@ -151,11 +156,21 @@ def start_provider(
         configuration = config_file.read_text()
     reference = image_reference(image)
 
-    async def work(session: Session) -> tuple[Inventory, ProviderDescription]:
-        host_id = await choose_host(session, host_text)
+    where = Where.typed(host_text, constraints, auction_timeout_ms)
+
+    async def work(session: Session) -> tuple[Inventory, ProviderDescription] | Accepted:
+        host_id = await place_provider(session, where, reference, link_name)
+        if skip_wait:
+            async with accepting(session, host_id) as accepted:
+                await session.client.start_provider(host_id, reference, link_name, configuration)
+            return accepted
         return await start_and_wait(session, host_id, reference, link_name=link_name, configuration=configuration)
 
-    inventory, provider = app.run(work)
+    done = app.run(work)
+    if isinstance(done, Accepted):
+        done.show(app.output, "started")
+        return
+    inventory, provider = done
     if app.output.json:
         app.output.document({**provider_document(provider), "host_id": inventory.host_id})
         return
@@ -249,7 +264,7 @@ async def find_running(session: Session, text: str) -> tuple[Candidate, list[Inv
 
 @click.command("provider", short_help="stop a provider")
 @click.argument("names", nargs=-1, required=True, metavar="PROVIDER", shell_complete=complete.providers_of_lattice)
-@click.option("--link-name", default=None, help="Only the one of this link name (default: all of them).")
+@click.option("-l", "--link-name", default=None, help="Only the one of this link name (default: all of them).")
 @click.option(
     "--host",
     "--host-id",
@@ -258,9 +273,12 @@ async def find_running(session: Session, text: str) -> tuple[Candidate, list[Inv
     shell_complete=complete.hosts,
     help="Only on this host (default: wherever it runs).",
 )
+@click.option("--skip-wait", is_flag=True, help="Return when the hosts have accepted it.")
 @lattice_options
 @pass_app
-def stop_provider(app: App, names: tuple[str, ...], link_name: str | None, host_text: str | None) -> None:
+def stop_provider(
+    app: App, *, names: tuple[str, ...], link_name: str | None, host_text: str | None, skip_wait: bool
+) -> None:
     """Stop PROVIDER. Its links stay and take effect again when it is started.
 
     The classic order HOST PROVIDER LINK_NAME CONTRACT is accepted too.
@@ -274,7 +292,7 @@ def stop_provider(app: App, names: tuple[str, ...], link_name: str | None, host_
     else:
         raise invalid("name one provider", "for example `wasmhost stop provider keyvalue --host HOST`")
 
-    async def work(session: Session) -> list[tuple[Inventory, ProviderDescription]]:
+    async def work(session: Session) -> list[tuple[Inventory, ProviderDescription]] | Accepted:
         meant, inventories = await find_running(session, provider)
         host_id = (await session.find_host(host_text)).id if host_text is not None else None
         running = [
@@ -285,11 +303,21 @@ def stop_provider(app: App, names: tuple[str, ...], link_name: str | None, host_
         ]
         if not running:
             raise not_found(f"{meant.describe()} does not run with that link name or on that host", f"see `{LOOK}`")
+        if skip_wait:
+            async with accepting(session, *(inventory.host_id for inventory, _ in running)) as accepted:
+                for inventory, p in running:
+                    await session.client.stop_provider(
+                        inventory.host_id, p.id, link_name=p.link_name, contract_id=p.contract_id
+                    )
+            return accepted
         for inventory, p in running:
             await stop_and_wait(session, inventory.host_id, p.id, link_name=p.link_name, contract_id=p.contract_id)
         return running
 
     stopped = app.run(work)
+    if isinstance(stopped, Accepted):
+        stopped.show(app.output, "stopped")
+        return
     if app.output.json:
         app.output.document(
             {

@@ -34,7 +34,7 @@ COMMANDS = """
     start provider / stop actor / stop provider / stop host / update actor / scale actor / link put / link del /
     link query / call / claims inspect / claims sign / claims token actor / claims token provider / inspect /
     par create / par inspect / par insert /
-    keys gen / keys list / keys get / events / logs / spy / ctx list / ctx new / ctx del / ctx default /
+    keys gen / keys list / keys get / events / logs / spy / label / apply / ctx list / ctx new / ctx del / ctx default /
     doctor / completions
 """
 
@@ -58,7 +58,7 @@ def test_ctl_in_front_changes_nothing(capsys: pytest.CaptureFixture[str]) -> Non
     context = click.Context(cli)
     alias = cli.get_command(context, "ctl")
     assert isinstance(alias, click.Group)
-    assert alias.list_commands(context) == ["get", "start", "stop", "update", "scale", "link"]
+    assert alias.list_commands(context) == ["get", "start", "stop", "update", "scale", "link", "apply"]
     for name in alias.list_commands(context):
         assert alias.get_command(context, name) is cli.get_command(context, name)
 

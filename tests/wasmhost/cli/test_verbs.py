@@ -38,7 +38,28 @@ SESSION = [
     ("start actor {folder}/foreign.wasm", 8, ""),
     ("start actor {first} --host nowhere", 3, ""),
     ("start actor {second}", 5, ""),
-    ("start provider bundled:keyvalue", 0, "provider_id state"),
+    ("start actor {first} --constraint zone=eu-1", 3, ""),
+    ("start actor {first} --constraint zone", 2, ""),
+    ("label {host} zone=eu-1 disk=fast", 0, "host_id labels"),
+    ("label {host} zone", 2, ""),
+    ("label {host} hostcore.os=plan9", 8, ""),
+    ("label {host} key={seed}", 8, ""),
+    ("label {host} disk --delete", 0, "host_id labels"),
+    ("start actor {first} -c zone=eu-1 --auction-timeout-ms 500 --max-instances 2", 0, "actor_id host_id instances"),
+    ("start actor {first} -c zone=eu-1 -c disk=fast", 3, ""),
+    ("start actor {first} --skip-wait", 0, "accepted host_ids"),
+    ("stop actor changing --count 1", 0, "actor_id stopped_on"),
+    ("start provider bundled:keyvalue -c zone=eu-1", 0, "provider_id state"),
+    ("start provider bundled:keyvalue --constraint zone=eu-1", 5, ""),
+    ("start provider bundled:keyvalue --link-name other --skip-wait", 0, "accepted host_ids"),
+    ("stop provider keyvalue -l default --skip-wait", 0, "accepted host_ids"),
+    ("apply {host} {folder}/host.yaml", 3, ""),
+    ("apply {host} {folder}/host.yaml --expand-env", 0, "host_id applied"),
+    ("ctl apply {host} {folder}/host.yaml -e", 0, "host_id applied"),
+    ("apply {host} {folder}/broken.yaml", 3, ""),
+    ("apply {host} {folder}/missing.yaml", 2, ""),
+    ("apply {host} {folder}/up.yaml", 2, ""),
+    ("apply nowhere {folder}/broken.yaml", 3, ""),
     ("start provider bundled:keyvalue", 5, ""),
     ("start provider bundled:nothing", 3, ""),
     ("link put changing keyvalue", 0, "actor_id provider_id contract_id link_name state"),
@@ -52,6 +73,8 @@ SESSION = [
     ("call changing HttpServer.HandleRequest --cluster-seed {seed}", 8, ""),
     ("scale actor changing 3", 0, "actor_id instances"),
     ("scale actor {host} changing --max-concurrent 2", 0, "actor_id instances"),
+    ("scale actor changing 2 -a team=shop", 0, "actor_id instances"),
+    ("scale actor changing -c 0 --annotations team=shop", 0, "actor_id instances"),
     ("scale actor changing many", 2, ""),
     ("scale actor changing", 2, ""),
     ("scale actor nobody 3", 3, ""),
@@ -73,6 +96,8 @@ SESSION = [
     ("stop actor {host} changing", 0, "actor_id stopped_on"),
     ("stop actor changing", 3, ""),
     ("stop provider {host} keyvalue default wasmcloud:keyvalue", 0, "stopped"),
+    ("stop provider keyvalue --link-name more", 0, "stopped"),
+    ("stop provider keyvalue -l other", 0, "stopped"),
     ("stop provider keyvalue", 3, ""),
     ("stop provider a b", 2, ""),
     ("stop host nowhere", 3, ""),
@@ -111,7 +136,7 @@ SESSION = [
     ("get hosts --ctl-host 127.0.0.1 --ctl-port {closed} --timeout-ms 500", 6, ""),
     ("get hosts --timeout-ms soon", 2, ""),
     ("get hosst", 2, ""),
-    ("stop host {host}", 0, "host_id stopped"),
+    ("stop host {host} --host-timeout 100", 0, "host_id stopped"),
     ("stop host {host}", 6, ""),
 ]
 
@@ -143,6 +168,24 @@ def words(
             capabilities=("wasmcloud:httpserver", "wasmcloud:keyvalue"),
         )
         (tmp_path / f"{name}.wasm").write_bytes(signed)
+    (tmp_path / "host.yaml").write_text(
+        f"""
+        actors: ["{tmp_path}/${{FILE:v1}}.wasm"]
+        capabilities:
+          - image_ref: bundled:keyvalue
+          - {{image_ref: "bundled:keyvalue", link_name: more}}
+        links:
+          - actor: {module.public}
+            provider_id: bundled:keyvalue
+            contract_id: wasmcloud:keyvalue
+            link_name: more
+            values: {{}}
+        """
+    )
+    (tmp_path / "broken.yaml").write_text(
+        "actors: [/nowhere/missing.wasm]\ncapabilities: [{image_ref: bundled:nothing}]"
+    )
+    (tmp_path / "up.yaml").write_text("apiVersion: core.oam.dev/v1beta1")
     lattice = f"{LATTICE}-{form}"
     env = user_environment(tmp_path / "home", WASMHOST_NATS_URL=nats_server.url, WASMCLOUD_LATTICE=lattice)
     for name in ("HOME", "WASMHOST_NATS_URL", "WASMCLOUD_LATTICE"):
