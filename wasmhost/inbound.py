@@ -8,6 +8,7 @@ gets a task.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -117,8 +118,8 @@ class Inbound:
         call: GuestCall | None = None
         try:
             invocation = self._read(payload)
-            if self._spies.active:
-                self._mirror(invocation)
+            if self._spies.active and not invocation.chunked:
+                self._mirror(invocation, invocation.msg)
             if self._call_events is not None:
                 self._call_events.begin(invocation)
             if invocation.chunked:
@@ -129,6 +130,8 @@ class Inbound:
                 self._succeed(reply, invocation, call, call.result())
                 return
         except Exception as exc:
+            if self._spies.active and invocation is not None and invocation.chunked:
+                self._mirror(invocation, b"")  # refused unread
             self._fail(reply, invocation, exc, call)
             return
         self._spawn(self._finish(call, reply, invocation))
@@ -181,6 +184,7 @@ class Inbound:
     async def _run_chunked(
         self, invocation: Invocation, length: int, digest: Digest, deadline: float, reply: str
     ) -> None:
+        arrived, msg = time.time_ns() // 1000, b""
         try:
             msg = await self._chunks.receive(
                 invocation.id,
@@ -189,11 +193,15 @@ class Inbound:
                 digest=digest,
                 deadline=deadline,
             )
+            if self._spies.active:
+                self._mirror(invocation, msg, arrived)
             actor = self._actor  # maybe an update of the one that the call was let in for
             self._admission.authorise(invocation, actor)
             context = CallContext(deadline=deadline, invocation_id=invocation.id)
             call = actor.pool.begin(invocation.operation, msg, context)
         except Exception as exc:
+            if self._spies.active and not msg:
+                self._mirror(invocation, b"", arrived)
             self._fail(reply, invocation, exc)
         else:
             await self._finish(call, reply, invocation)
@@ -267,8 +275,11 @@ class Inbound:
             error=error,
         )
 
-    def _mirror(self, invocation: Invocation) -> None:
-        """Show a spy what arrived, also when it is going to be refused."""
+    def _mirror(self, invocation: Invocation, msg: bytes, arrived: int | None = None) -> None:
+        """Show a spy what arrived, also when it is going to be refused; a stored argument once it was fetched.
+
+        ``arrived``: when, if not now, in microseconds since 1970.
+        """
         self._spies.request(
             self._actor.key,
             call=invocation.id,
@@ -277,8 +288,9 @@ class Inbound:
             origin=invocation.origin,
             target=invocation.target,
             operation=invocation.operation,
-            msg=invocation.msg,
+            msg=msg,
             size=invocation.content_length,
+            time_us=arrived,
         )
 
     def _note_refusal(self, reason: str, **fields: str) -> None:

@@ -46,9 +46,12 @@ class Spies(Leases):
 
     def request(
         self, actor: str, *, call: str, invocation_id: str, route: str, origin: Entity, target: Entity, operation: str,
-        msg: bytes, size: int | None = None,
+        msg: bytes, size: int | None = None, time_us: int | None = None,
     ) -> None:  # fmt: skip
-        """Mirror the beginning of a call of ``actor``; ``size`` where the payload has more bytes than ``msg``."""
+        """Mirror the beginning of a call of ``actor``; ``size`` where the payload has more bytes than ``msg``.
+
+        ``time_us``: when that was, where it is not now.
+        """
         if (watchers := self.watchers(actor)) and self._budget.take():
             self._send(
                 watchers,
@@ -62,6 +65,7 @@ class Spies(Leases):
                     operation=operation,
                     msg=msg,
                     size=size,
+                    time_us=time_us,
                 ),
             )
 
@@ -116,6 +120,7 @@ class Spies(Leases):
         operation: str = "",
         msg: bytes = b"",
         size: int | None = None,
+        time_us: int | None = None,
         error: str | None = None,
         code: str = "",
     ) -> MirroredCall:
@@ -124,7 +129,7 @@ class Spies(Leases):
             part=part,
             host_id=self._host_id,
             host_name=self._host_name,
-            time_us=time.time_ns() // 1000,
+            time_us=time.time_ns() // 1000 if time_us is None else time_us,
             call=call,
             invocation_id=invocation_id,
             route=route,

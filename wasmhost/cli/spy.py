@@ -12,6 +12,7 @@ import click
 
 from lattice import subjects, wire
 from lattice.errors import LatticeError, MalformedMessage
+from lattice.excerpt import excerpt
 from lattice.invocation import Entity
 from lattice.keys import Role, is_key
 from lattice.observation import CallPart, MirroredCall
@@ -56,6 +57,7 @@ class Picture:
             "operation": told.operation,
             "value": decoded(call),
             "size": call.size,
+            "truncated": _is_cut(call),
             "error": call.error,
             "code": call.code or None,
             "elapsed_ms": _elapsed(call, request),
@@ -81,8 +83,10 @@ class Picture:
             body = call.error
         else:
             value = decoded(call)
-            body = json.dumps(value, ensure_ascii=False) if call.size else ""
+            body = json.dumps(value, ensure_ascii=False) if call.msg else ""
         body = shorten(printable(body), _LONGEST_VALUE)
+        if _is_cut(call):
+            body = f"{body} (the beginning of {call.size} bytes)" if body else f"({call.size} bytes)"
         lines = [shorten(printable(head), width)]
         if body:
             indent = " " * 13
@@ -109,13 +113,23 @@ class Picture:
 
 
 def decoded(call: MirroredCall) -> Any:
-    """The payload as its msgpack value, else its text, else base64; None when there is none or a part is missing."""
+    """The payload as its value, else its text, else base64; None when there is none.
+
+    Of a payload that was cut off as much as its beginning tells.
+    """
     if not call.msg:
         return None
-    if call.size == len(call.msg):
+    if not _is_cut(call):
         with contextlib.suppress(MalformedMessage):
             return readable(wire.unpack_value(call.msg, "payload"))
+    else:
+        with contextlib.suppress(ValueError):
+            return readable(excerpt(wire.unprefixed(call.msg)))
     return readable(call.msg)
+
+
+def _is_cut(call: MirroredCall) -> bool:
+    return call.size > len(call.msg)
 
 
 def _entity(entity: Entity) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -12,11 +13,14 @@ from typing import Any
 import pytest
 import structlog
 
-from lattice import events, subjects
+from lattice import events, subjects, wire
 from lattice.antiforgery import Signer
+from lattice.chunks import Chunks
 from lattice.connection import Connection
+from lattice.errors import RemoteError
 from lattice.invocation import Entity
 from lattice.keys import KeyPair, Role
+from lattice.observation import MOST_MIRRORED
 from lattice.rpc import RpcClient
 from lattice.transport import Headers
 from tests.support import actors
@@ -147,6 +151,37 @@ async def test_calls_are_mirrored_to_the_spy_s_inbox_only_while_its_lease_lasts(
     await call(rpc, asking)
     await on_echo.wait(5)
     assert len(on_asking.received) == 5
+
+
+async def test_payloads_that_went_through_the_object_store_are_mirrored_with_their_beginning(
+    trusting: Host, client: Connection, start: Callable[..., Any]
+) -> None:
+    lattice = trusting.config.lattice
+    echo = await start(actors.ECHO)
+    asking = await start(actors.caller(namespace=echo, operation="Test.Inner"))
+    inbox = await Inbox.open(client)
+    inbox.ask(subjects.Control(lattice).observe_calls(), key=asking, lease_ms=60_000)
+    await inbox.wait(1)
+    payload = wire.pack({"method": "POST", "path": "/large", "body": b"x" * 2_000_000})
+    chunks = Chunks(client, lattice)
+    sound, foreign = (
+        RpcClient(client, lattice, Signer(cluster, trusting.host_id), chunks)
+        for cluster in (trusting.identity.cluster, KeyPair.generate(Role.CLUSTER))
+    )
+    assert await call(sound, asking, payload) == payload
+    with pytest.raises(RemoteError, match="Anti-forgery"):
+        await call(foreign, asking, payload)
+    await inbox.wait(7)
+    beginning = base64.b64encode(payload[:MOST_MIRRORED]).decode()
+    outer, inner, refused = inbox.parts("request")
+    assert [(part["msg"], part["size"]) for part in (outer, inner, *inbox.parts("reply")[:2])] == [
+        (beginning, len(payload))
+    ] * 4
+    assert (outer["operation"], inner["operation"]) == ("Test.Call", "Test.Inner")
+    assert outer["time_us"] < inner["time_us"]
+    assert (refused["msg"], refused["size"]) == ("", len(payload)), "refused unread"
+    assert inbox.parts("reply")[2]["call"] == refused["call"]
+    await chunks.close()
 
 
 async def test_what_is_refused_or_fails_is_mirrored_with_its_reason(
