@@ -42,6 +42,8 @@ class BundledProvider:
     """What ``python -m`` runs."""
     backend: str
     """What stands behind it, in one word; empty when it needs nothing."""
+    volatile: bool = False
+    """What it stores lives in its process, and ends with that."""
     issuer: str = ISSUER
     vendor: str = VENDOR
 
@@ -102,6 +104,7 @@ _KEYVALUE_MEMORY = BundledProvider(
     revision=1,
     module="providers.keyvalue.memory",
     backend="",
+    volatile=True,
 )
 
 BUNDLED: Final[Mapping[str, BundledProvider]] = MappingProxyType(

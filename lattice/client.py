@@ -16,6 +16,7 @@ from lattice.control import (
     HostPing,
     Inventory,
     LaunchActor,
+    ProviderLaunch,
     ScaleActor,
     StartProvider,
     StopActor,
@@ -140,10 +141,16 @@ class ControlClient:
         actor_id: str = "",
         count: int | None,
         annotations: Mapping[str, str] | None = None,
+        image_digest: str = "",
     ) -> None:
-        """``count`` 0 stops the actor, None means as many as needed."""
+        """``count`` 0 stops the actor, None means as many as needed. Ours refuse an image without ``image_digest``."""
         command = ScaleActor(
-            actor_ref=reference, actor_id=actor_id, host_id=host, count=count, annotations=annotations or {}
+            actor_ref=reference,
+            actor_id=actor_id,
+            host_id=host,
+            count=count,
+            annotations=annotations or {},
+            image_digest=image_digest,
         )
         await self._tell(host, "scale", command)
 
@@ -174,6 +181,21 @@ class ControlClient:
         )
         await self._tell(host, "lp", command)
 
+    async def follow_provider(self, command: StartProvider) -> None:
+        """Start a provider that takes over from another host's process of it."""
+        await self._tell(command.host_id, "lp", command)
+
+    async def provider_launch(self, host: str, provider: str, link_name: str) -> ProviderLaunch:
+        """How a provider was started, as far as that may be told. Raises LatticeError when the host does not say."""
+        question = Encoding.MSGPACK.encode({"provider_id": provider, "link_name": link_name})
+        reply = await self._transport.request(self._subjects.get_launch(host), question, timeout=self._timeout)
+        return ProviderLaunch.from_dict(_read("how a provider was started", reply))
+
+    async def cordon(self, host: str, *, closed: bool) -> None:
+        """Close a host for what is new, or open it again."""
+        document = {"host_id": host}
+        await self._command(self._subjects.command(host, "cordon" if closed else "uncordon"), document)
+
     async def stop_provider(
         self,
         host: str,
@@ -182,13 +204,16 @@ class ControlClient:
         link_name: str = subjects.DEFAULT_LINK_NAME,
         contract_id: str = "",
         annotations: Mapping[str, str] | None = None,
+        drain: float = 0.0,
     ) -> None:
+        """``drain``: seconds that what is under way may take, on our hosts; 0 for as long as usual."""
         command = StopProvider(
             provider_ref=provider,
             link_name=link_name,
             contract_id=contract_id,
             host_id=host,
             annotations=annotations or {},
+            drain=drain,
         )
         await self._tell(host, "sp", command)
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 
 from lattice.document import Document
 from lattice.encoding import Encoding, decode_body, encode_reply, encoding_of
-from lattice.errors import MalformedMessage
+from lattice.errors import Code, LatticeError, MalformedMessage
 from lattice.inventory import (
     ActorDescription,
     HostPing,
@@ -31,6 +31,7 @@ __all__ = [
     "Inventory",
     "LaunchActor",
     "ProviderDescription",
+    "ProviderLaunch",
     "ScaleActor",
     "StartProvider",
     "StopActor",
@@ -46,6 +47,8 @@ MAX_INSTANCES: Final = 65_535
 """Most instances one command may ask for: the wire type of the older clients."""
 MOST_ANNOTATIONS: Final = 16 * 1024
 """Characters in the names and values of one command's annotations."""
+MOST_DRAIN_MS: Final = 600_000
+"""Longest time, in milliseconds, for what is under way at a provider that stops."""
 NO_LIMIT: Final = frozenset({2**16 - 1, 2**32 - 1})
 """Counts that mean "as many as needed" in ``scale``: the largest of each wire type is the later clients' default."""
 
@@ -153,10 +156,16 @@ class ScaleActor(HostCommand):
     actor_id: str = ""
     """Public key; later clients leave it out."""
     count: int | None = 1
+    image_digest: str = ""
+    """Ours: the SHA-256 that the image must have; empty for any."""
 
     def to_dict(self) -> dict[str, Any]:
         document = {"actor_ref": self.actor_ref, "count": self.count, **self._address()}
-        return {**document, "actor_id": self.actor_id} if self.actor_id else document
+        if self.actor_id:
+            document["actor_id"] = self.actor_id
+        if self.image_digest:
+            document["image_digest"] = self.image_digest
+        return document
 
     @classmethod
     def from_dict(cls, value: object) -> ScaleActor:
@@ -170,6 +179,7 @@ class ScaleActor(HostCommand):
             actor_ref=fields.text("actor_ref") if actor_id else fields.required_text("actor_ref"),
             actor_id=actor_id,
             count=None if count is None or count in NO_LIMIT else _count(fields, 0),
+            image_digest=fields.text("image_digest"),
             **_address(fields),
         )
 
@@ -211,10 +221,20 @@ class StartProvider(HostCommand):
     link_name: str = DEFAULT_LINK_NAME
     configuration: str | None = field(default=None, repr=False)
     """Handed to the provider unread."""
+    sealed_configuration: str | None = field(default=None, repr=False)
+    """Ours, instead of ``configuration``: sealed by the host that runs it now, for the hosts of its cluster."""
+    provider_id: str = ""
+    """Ours: the public key that the image must have; empty for any."""
+    predecessor: str = ""
+    """Ours: the host whose process of this provider the new one takes over from."""
 
     def to_dict(self) -> dict[str, Any]:
         document = {"provider_ref": self.provider_ref, "link_name": self.link_name, **self._address()}
-        return document if self.configuration is None else {**document, "configuration": self.configuration}
+        ours = ("sealed_configuration", "provider_id", "predecessor")
+        more = {name: value for name in ours if (value := getattr(self, name))}
+        if self.configuration is not None:
+            more["configuration"] = self.configuration
+        return {**document, **more}
 
     @classmethod
     def from_dict(cls, value: object) -> StartProvider:
@@ -223,8 +243,30 @@ class StartProvider(HostCommand):
             provider_ref=fields.required_text("provider_ref"),
             link_name=fields.text("link_name") or DEFAULT_LINK_NAME,
             configuration=fields.optional_text("configuration"),
+            sealed_configuration=fields.optional_text("sealed_configuration"),
+            provider_id=fields.text("provider_id"),
+            predecessor=fields.text("predecessor"),
             **_address(fields),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderLaunch:
+    """Ours, the answer to ``get.{host}.launch``: what the inventory does not say of how a provider was started."""
+
+    sealed_configuration: str | None = field(default=None, repr=False)
+    """For the hosts of its cluster; None when it was started without."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"sealed_configuration": self.sealed_configuration}
+
+    @classmethod
+    def from_dict(cls, value: object) -> ProviderLaunch:
+        fields = Document("how a provider was started", value)
+        if "sealed_configuration" not in fields:
+            refusal = Ack.from_dict(value)
+            raise LatticeError(refusal.error or "the host does not say", code=Code.UNSUPPORTED)
+        return cls(sealed_configuration=fields.optional_text("sealed_configuration"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,14 +278,17 @@ class StopProvider(HostCommand):
     provider_ref: str
     link_name: str = DEFAULT_LINK_NAME
     contract_id: str = ""
+    drain: float = 0.0
+    """Ours: seconds that what is under way may take; ``drain_ms`` on the wire."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {
+        document = {
             "provider_ref": self.provider_ref,
             "link_name": self.link_name,
             "contract_id": self.contract_id,
             **self._address(),
         }
+        return {**document, "drain_ms": round(self.drain * 1000)} if self.drain else document
 
     @classmethod
     def from_dict(cls, value: object) -> StopProvider:
@@ -252,6 +297,7 @@ class StopProvider(HostCommand):
             provider_ref=fields.required_text("provider_ref"),
             link_name=fields.text("link_name") or DEFAULT_LINK_NAME,
             contract_id=fields.text("contract_id"),
+            drain=min(fields.count("drain_ms"), MOST_DRAIN_MS) / 1000,
             **_address(fields),
         )
 

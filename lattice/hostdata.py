@@ -86,6 +86,10 @@ class HostData:
     exit_on_stdin_close: bool = False
     """Ours: the provider ends itself when its standard input closes, so that it never outlives the host. Classic
     hosts close it right after the line."""
+    handover_folder: str = ""
+    """Ours: the private folder in which processes of one user on one machine hand listening sockets over."""
+    predecessor: str = ""
+    """Ours: the host whose process of this provider and link name this one is to follow."""
 
     nats: NatsExtras = NatsExtras()
     """Ours: more about the connection than classic hosts can say."""
@@ -128,6 +132,10 @@ class HostData:
             document["exit_on_stdin_close"] = True
         if extras := self.nats.to_json():
             document["nats"] = extras
+        if self.handover_folder:
+            document["handover_folder"] = self.handover_folder
+        if self.predecessor:
+            document["predecessor"] = self.predecessor
         return base64.b64encode(json.dumps(document, separators=(",", ":")).encode()) + b"\n"
 
     @classmethod
@@ -168,6 +176,8 @@ class HostData:
             exporter_otlp_endpoint=telemetry.optional_text("exporter_otlp_endpoint"),
             exit_on_stdin_close=reader.flag("exit_on_stdin_close"),
             nats=NatsExtras.from_document(reader.document("nats")),
+            handover_folder=reader.text("handover_folder"),
+            predecessor=reader.text("predecessor"),
         )
 
 

@@ -40,11 +40,14 @@ class HostPing:
     """How its actors run, ``suspendable`` or ``threads``; an extra member that only our hosts send."""
     clock_ms: int | None = None
     """The host's time when it answered, in milliseconds since the epoch; an extra member that only our hosts send."""
+    cordoned: bool = False
+    """The host takes on nothing new; an extra member that only our hosts send."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
             **({"guests": self.guests} if self.guests else {}),
             **({"clock_ms": self.clock_ms} if self.clock_ms is not None else {}),
+            **({"cordoned": True} if self.cordoned else {}),
             "id": self.id,
             "issuer": self.issuer,
             "labels": dict(self.labels),
@@ -80,6 +83,7 @@ class HostPing:
             lattice=fields.text("lattice") or fields.text("lattice_prefix") or "default",
             guests=fields.text("guests"),
             clock_ms=fields.optional_count("clock_ms"),
+            cordoned=fields.flag("cordoned"),
         )
 
 
@@ -231,6 +235,8 @@ class Inventory:
     uptime_seconds: int = 0
     degraded: str | None = None
     """Ours: what does not work on this host, such as storage without JetStream."""
+    cordoned: bool = False
+    """Ours: the host takes on nothing new."""
 
     def to_dict(self) -> dict[str, Any]:
         document: dict[str, Any] = {
@@ -246,6 +252,8 @@ class Inventory:
         }
         if self.degraded is not None:
             document["degraded"] = self.degraded
+        if self.cordoned:
+            document["cordoned"] = True
         return document
 
     @classmethod
@@ -262,4 +270,5 @@ class Inventory:
             uptime_human=fields.text("uptime_human"),
             uptime_seconds=fields.count("uptime_seconds"),
             degraded=fields.optional_text("degraded"),
+            cordoned=fields.flag("cordoned"),
         )

@@ -149,6 +149,10 @@ class Control:
         """Everything that is asked of one host."""
         return f"{self.root}.get.{_token('host key', host)}.*"
 
+    def get_launch(self, host: str) -> str:
+        """Ours: how a provider of this host was started."""
+        return f"{self.root}.get.{_token('host key', host)}.launch"
+
     def get_claims(self) -> str:
         return f"{self.root}.get.claims"
 
@@ -171,7 +175,7 @@ class Control:
         return f"{self.root}.auction.provider"
 
     def command(self, host: str, verb: str) -> str:
-        """``verb``: la, sa, scale, upd, lp, sp or stop."""
+        """``verb``: la, sa, scale, upd, lp, sp or stop; ours are cordon and uncordon."""
         return f"{self.root}.cmd.{_token('host key', host)}.{_token('command', verb)}"
 
     def command_pattern(self, host: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import socket
 import typing
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from providers.codecs import (
     form_decoder,
     form_encoder,
 )
+from providers.handover import Predecessor
 
 _Function = TypeVar("_Function", bound=Callable[..., Awaitable[Any]])
 
@@ -131,12 +133,28 @@ class Provider:
     """The provider's own connection to NATS, for those that keep data there. Set before ``started``."""
     host_data: HostData
     """What the host told this process. Set before ``started``."""
+    predecessor: Predecessor | None = None
+    """The process on this machine whose listening sockets this one takes over. Set before ``started``."""
 
     async def started(self) -> None:
         """Called once, connected, before the first link."""
 
     async def stopped(self) -> None:
         """Called once, after the last link was removed, still connected."""
+
+    def leave(self) -> None:
+        """Called first when the process is to stop: take nothing more from outside the lattice. Must not wait."""
+
+    async def finish(self, timeout: float) -> None:
+        """Let what came from outside end, within ``timeout`` seconds. Only called when the process is moved away."""
+
+    def listening(self, name: str) -> socket.socket | None:
+        """The listening socket of that name, for a successor on this machine that asks for it by ``predecessor.take``.
+
+        Override it, and a process that follows this one continues with its sockets. Both have it for a while; the
+        successor may accept once ``predecessor.gone`` is set, which is after ``leave``.
+        """
+        return None
 
     async def link_added(self, link: LinkDefinition) -> None:
         """Put a link into effect; the link is ready when this returns.
@@ -174,6 +192,11 @@ class Provider:
     def changes_in_place(cls) -> bool:
         """True when ``link_changed`` is overridden."""
         return cls.link_changed is not Provider.link_changed
+
+    @classmethod
+    def hands_over(cls) -> bool:
+        """True when ``listening`` is overridden."""
+        return cls.listening is not Provider.listening
 
     def handlers(self) -> Mapping[str, Handler | FormHandler]:
         """Every operation by name. TypeError, naming the method, for a handler whose signature has no codec."""

@@ -27,6 +27,7 @@ from lattice.links import LinkDefinition
 from lattice.rpc import RpcClient
 from providers import logs
 from providers.calls import SignedCalls
+from providers.handover import HandoverFailed, Offer, Predecessor
 from providers.linkbook import LinkBook
 from providers.provider import Call, LinkFailed, Provider, operation
 from providers.serving import Service
@@ -70,6 +71,13 @@ async def serve(provider: Provider, host_data: HostData) -> None:
     Raises LatticeError when it cannot connect.
     """
     stop = asyncio.Event()
+    moved = 0.0
+
+    def on_shutdown(seconds: float) -> None:
+        nonlocal moved
+        moved = seconds
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -96,10 +104,14 @@ async def serve(provider: Provider, host_data: HostData) -> None:
         provider.lattice = SignedCalls(
             RpcClient(connection, host_data.lattice_rpc_prefix, signer, chunks), host_data, provider.contract_id
         )
+        provider.predecessor = await _predecessor(provider, host_data, key)
         await provider.started()
         links = LinkBook(provider)
-        service = Service(provider, host_data, connection, chunks, links, on_shutdown=stop.set)
+        service = Service(provider, host_data, connection, chunks, links, on_shutdown=on_shutdown)
+        offer: Offer | None = None
         try:
+            if provider.hands_over() and host_data.handover_folder:
+                offer = Offer.open(host_data, key, provider.listening)
             await service.open()
             gc.collect()
             gc.freeze()  # what lives now lives for ever; collections need not look at it
@@ -107,14 +119,30 @@ async def serve(provider: Provider, host_data: HostData) -> None:
             await stop.wait()
         finally:
             # Entry points, calls in flight, what they needed, the wire.
+            provider.leave()
+            if offer is not None:
+                offer.close()  # the successor's turn
             await service.leave(LEAVE_TIMEOUT)
-            await service.finish(FINISH_TIMEOUT)
+            if moved:
+                await provider.finish(moved)
+            await service.finish(max(FINISH_TIMEOUT, moved))
             await links.close(FINISH_TIMEOUT)
             await provider.stopped()
         log.info("provider.stopped", contract=provider.contract_id, link_name=host_data.link_name)
     finally:
         await chunks.close()
         await connection.drain()
+
+
+async def _predecessor(provider: Provider, host_data: HostData, key: KeyPair) -> Predecessor | None:
+    """The process to take sockets over from, where the host named one and there is one on this machine."""
+    if not (provider.hands_over() and host_data.handover_folder and host_data.predecessor):
+        return None
+    try:
+        return await Predecessor.find(host_data, key)
+    except HandoverFailed as error:
+        log.warning("handover.not_possible", predecessor=host_data.predecessor, reason=str(error))
+        return None
 
 
 def _watch_stdin(stop: asyncio.Event) -> None:

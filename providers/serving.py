@@ -48,9 +48,10 @@ class Service:
         chunks: Chunks,
         links: LinkBook,
         *,
-        on_shutdown: Callable[[], None],
+        on_shutdown: Callable[[float], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """``on_shutdown`` is told how many seconds what is under way may take, 0 for as usual."""
         self._provider = provider
         self._host_data = host_data
         self._transport = transport
@@ -338,8 +339,13 @@ class Service:
         return document
 
     def _on_shutdown_request(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
+        seconds = 0.0
         try:
-            host = json.loads(payload).get("host_id")
+            document = json.loads(payload)
+            host = document.get("host_id")
+            milliseconds = document.get("drain_ms", 0)  # ours
+            if isinstance(milliseconds, int) and milliseconds > 0:
+                seconds = min(milliseconds / 1000, MOST_SECONDS)
         except (ValueError, AttributeError):
             host = None
         if host != self._host_data.host_id:
@@ -347,7 +353,7 @@ class Service:
             return
         if subjects.is_inbox(reply):
             self._publish(reply, b"shutting down")
-        self._on_shutdown()
+        self._on_shutdown(seconds)
 
     def _publish(self, reply: str, payload: bytes) -> None:
         try:

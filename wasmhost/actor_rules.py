@@ -32,6 +32,16 @@ def require_same_image(running: RunningActor, image: ActorImage) -> None:
         )
 
 
+def require_digest(digest: str, found: ActorImage | RunningActor | None) -> None:
+    """Refuse a module that is not the very one which a command means, whatever file holds it."""
+    if found is not None and found.digest != digest:
+        raise ActorError(
+            f"{found.reference} holds another module here (sha256 {found.digest[:12]}…) than the one that is meant "
+            f"(sha256 {digest[:12]}…); copy that file to this host",
+            code=Code.CONFLICT,
+        )
+
+
 def require_same_limits(running: RunningActor, annotations: Annotations) -> None:
     """All instances of an actor share one pool, so limits count for all of them. Saying nothing is no wish."""
     numbers = limits.from_annotations(annotations)

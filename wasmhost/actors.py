@@ -28,6 +28,7 @@ from wasmhost.actor_rules import (
     ActorError,
     check_downgrade,
     other_reference,
+    require_digest,
     require_same_image,
     require_same_limits,
     require_stoppable,
@@ -161,12 +162,13 @@ class ActorRegistry:
         annotations: Annotations | None = None,
         *,
         only_if_absent: bool = False,
+        digest: str = "",
     ) -> str:
         """Have exactly ``count`` instances with exactly these annotations (None: unbounded); the public key.
 
         ``reference`` may be empty for an actor that runs. Scaling to the present count does nothing, and so does
         scaling to 0 what does not run; the key is empty then if it was not given. ``only_if_absent``: nothing is done
-        either where instances with these annotations run already, however many.
+        either where instances with these annotations run already, however many. ``digest``: what the image must have.
         """
         wanted = annotations or {}
         target = UNBOUNDED if count is None else count
@@ -194,6 +196,8 @@ class ActorRegistry:
                 current = self._entries.get(key)
                 if only_if_absent and current is not None and current.scale.count(wanted):
                     return key
+                if digest:
+                    require_digest(digest, image if current is None else current.actor)
                 if current is not None and image is not None:
                     require_same_image(current.actor, image)
                 elif current is not None and reference and reference != current.actor.reference:

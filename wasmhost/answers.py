@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from lattice.control import Ack
+from lattice.control import Ack, ProviderLaunch
+from lattice.document import Document
 from lattice.errors import Code, LatticeError, MalformedMessage
 from lattice.links import LinkDefinition
+from lattice.subjects import DEFAULT_LINK_NAME
 from wasmhost.auction import bid
 from wasmhost.commands import UNSUPPORTED, Commands
 from wasmhost.config_store import ConfigStore
@@ -44,7 +46,7 @@ def has_raw_body(tokens: Tokens) -> bool:
 
 def ignores_body(tokens: Tokens) -> bool:
     """Whether the body says nothing: classic clients send none, and some send anything."""
-    return tokens[0] in ("ping", "get")
+    return tokens[0] in ("ping", "get") and tokens[2:] != ("launch",)
 
 
 class Answers:
@@ -93,9 +95,10 @@ class Answers:
             case ("ping", "hosts"):
                 return self._facts.ping().to_dict()
             case ("get", *what):
-                return await self._get(tuple(what))
+                return await self._get(tuple(what), body)
             case ("auction", *kind):
-                return bid(".".join(kind), body, host_id=me, labels=self._facts.labels.all, runs=self._runs)
+                offer = bid(".".join(kind), body, host_id=me, labels=self._facts.labels.all, runs=self._runs)
+                return None if self._facts.cordon.closed else offer
             case ("linkdefs", "put"):
                 await self._linking.put(_link(body, BAD_LINK))
             case ("linkdefs", "del"):
@@ -120,7 +123,7 @@ class Answers:
                 return self._facts.inventory(short=True).to_dict()
         return None
 
-    async def _get(self, what: Tokens) -> Answer:
+    async def _get(self, what: Tokens, body: Any) -> Answer:
         match what:
             case ("links",):
                 return {"links": [link.to_json() for link in self._metadata.links]}
@@ -135,6 +138,12 @@ class Answers:
                 return {"found": value is not None, "data": list(value or b"")}
             case (host, "inv") if host == self._facts.host_id:
                 return self._facts.inventory().to_dict()
+            case (host, "launch") if host == self._facts.host_id:
+                fields = Document("request for how a provider was started", body)
+                sealed = self._providers.sealed_configuration(
+                    fields.required_text("provider_id"), fields.text("link_name") or DEFAULT_LINK_NAME
+                )
+                return ProviderLaunch(sealed_configuration=sealed).to_dict()
         raise _unsupported()
 
     async def _configure(self, what: Tokens, body: bytes) -> None:

@@ -56,14 +56,18 @@ class Commands:
         actors: ActorRegistry,
         providers: ProviderSupervisor,
         duties: Duties,
+        cordon: Callable[[bool], None],
         stop_host: Callable[[float | None], None],
         spawn: Spawn,
     ) -> None:
-        """``stop_host`` makes the host stop, its calls in flight having so many seconds (None: as configured)."""
+        """``cordon`` closes the host for what is new, or opens it. ``stop_host`` makes the host stop, its calls in
+        flight having so many seconds (None: as configured).
+        """
         self._host_id = host_id
         self._actors = actors
         self._providers = providers
         self._duties = duties
+        self._cordon = cordon
         self._stop_host = stop_host
         self._spawn = spawn
         self._verbs: Mapping[str, Verb] = {
@@ -73,6 +77,8 @@ class Commands:
             "upd": Verb(self._update_actor, UpdateActor.REFUSAL),
             "lp": Verb(self._start_provider, StartProvider.REFUSAL),
             "sp": Verb(self._stop_provider, StopProvider.REFUSAL),
+            "cordon": Verb(self._close, "Invalid cordon request"),
+            "uncordon": Verb(self._open, "Invalid uncordon request"),
             "stop": Verb(self._stop, StopHost.REFUSAL, "Target host {} is not active, stop request ignored."),
         }
 
@@ -101,7 +107,15 @@ class Commands:
         command = ScaleActor.from_dict(body)
         self._duties.commanded(command.annotations)
         self._duties.scaled(command.actor_id or command.actor_ref, command.annotations, command.count)
-        self._work(self._actors.scale(command.actor_ref, command.actor_id or None, command.count, command.annotations))
+        self._work(
+            self._actors.scale(
+                command.actor_ref,
+                command.actor_id or None,
+                command.count,
+                command.annotations,
+                digest=command.image_digest,
+            )
+        )
 
     async def _update_actor(self, body: Any) -> None:
         command = UpdateActor.from_dict(body)
@@ -144,12 +158,18 @@ class Commands:
         command = StartProvider.from_dict(body)
         self._duties.commanded(command.annotations)
         self._providers.check_start(command.provider_ref, command.link_name)
+        configuration = command.configuration or ""
+        if command.sealed_configuration is not None:
+            sealed = command.sealed_configuration
+            configuration = self._providers.unsealed(sealed, command.provider_id, command.link_name)
         self._work(
             self._providers.start(
                 command.provider_ref,
                 link_name=command.link_name,
-                configuration=command.configuration or "",
+                configuration=configuration,
                 annotations=command.annotations,
+                predecessor=command.predecessor,
+                provider_id=command.provider_id,
             )
         )
 
@@ -160,7 +180,13 @@ class Commands:
             raise MalformedMessage(f"{StopProvider.REFUSAL}: provider_ref {key[:60]!r} is no provider's public key")
         self._duties.stopped_provider(command.provider_ref, command.link_name)
         self._providers.check_stop(command.provider_ref, command.link_name)
-        self._work(self._providers.stop(command.provider_ref, command.link_name))
+        self._work(self._providers.stop(command.provider_ref, command.link_name, drain=command.drain))
+
+    async def _close(self, body: Any) -> None:
+        self._cordon(True)
+
+    async def _open(self, body: Any) -> None:
+        self._cordon(False)
 
     async def _stop(self, body: Any) -> None:
         command = StopHost.from_dict(body)

@@ -61,6 +61,8 @@ class ControlServer:
         self._transport = transport
         self._control = control
         self._host_id = facts.host_id
+        self._facts = facts
+        self._publisher = publisher
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._answers = Answers(
@@ -76,6 +78,7 @@ class ControlServer:
                 actors=actors,
                 providers=providers,
                 duties=duties,
+                cordon=self._cordon,
                 stop_host=stop_host,
                 spawn=self._spawn,
             ),
@@ -142,6 +145,11 @@ class ControlServer:
             answer = None if is_gathered(tokens) else _refuse(error)
         if answer is not None:
             self._reply(reply, tokens, answer, encoding)
+
+    def _cordon(self, closed: bool) -> None:
+        if self._facts.cordon.set(closed):
+            log.info("host.cordoned" if closed else "host.uncordoned")
+            self._publisher.beat_soon()
 
     def _body(self, tokens: tuple[str, ...], payload: bytes, headers: Headers) -> Any:
         if has_raw_body(tokens):

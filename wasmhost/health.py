@@ -22,6 +22,8 @@ class Condition(StrEnum):
     READY = "ready"
     DEGRADED = "degraded"
     FAILED = "failed"
+    STOPPING = "stopping"
+    """It takes nothing new and finishes what is under way; of providers only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from wasmhost.call_events import CallEvents
 from wasmhost.config import HostConfig, NatsEndpoint
 from wasmhost.config_store import ConfigStore
 from wasmhost.control_server import ControlServer
+from wasmhost.cordon import Cordon
 from wasmhost.directory import ActorDirectory
 from wasmhost.duties import Duties
 from wasmhost.event_book import EventBook
@@ -198,6 +199,7 @@ class Host:
             metadata=metadata,
             lattice_state=self.lattice_state,
             duties=duties,
+            cordon=Cordon(config.paths.host),
             guests=engine.variant,
         )
         await self._open_observation(parts, control, control_subjects, spies, book)

@@ -11,6 +11,7 @@ from lattice.control import HostPing, Inventory
 from lattice.events import Built
 from wasmhost.actors import ActorRegistry
 from wasmhost.config import HostConfig
+from wasmhost.cordon import Cordon
 from wasmhost.duties import Duties
 from wasmhost.identity import Identity
 from wasmhost.labels import Labels
@@ -32,12 +33,14 @@ class HostFacts:
         metadata: Metadata,
         lattice_state: LatticeState,
         duties: Duties,
+        cordon: Cordon,
         guests: str = "",
     ) -> None:
         """``guests``: how actors run, ``suspendable`` or ``threads``."""
         self._guests = guests
         self._config = config
         self._identity = identity
+        self.cordon = cordon
         self.labels = Labels(config.labels)
         self._actors = actors
         self._providers = providers
@@ -80,6 +83,7 @@ class HostFacts:
             lattice=config.lattice,
             guests=self._guests,
             clock_ms=round(time.time() * 1000),
+            cordoned=self.cordon.closed,
         )
 
     def inventory(self, *, short: bool = False) -> Inventory:
@@ -95,6 +99,7 @@ class HostFacts:
             uptime_human=human_duration(self.uptime),
             uptime_seconds=self.uptime,
             degraded=self.degraded,
+            cordoned=self.cordon.closed,
         )
 
     def started(self) -> Built:

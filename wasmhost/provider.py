@@ -57,7 +57,9 @@ class SupervisedProvider:
         configuration: str,
         annotations: Mapping[str, str],
         surroundings: Surroundings,
+        predecessor: str = "",
     ) -> None:
+        """``predecessor``: the host from whose process of this provider it takes over, until it is up."""
         self.image = image
         self.link_name = link_name
         self.configuration = configuration
@@ -77,6 +79,7 @@ class SupervisedProvider:
         self._process: ChildProcess | None = None
         self._teller: LinkTeller | None = None
         """How the process is told of links, once it is up: it answered, or a classic one seems not to mean to."""
+        self._predecessor = predecessor
         self._ever_up = False
         self._answered = False
         """This very process has answered a health check."""
@@ -89,6 +92,9 @@ class SupervisedProvider:
         self._news = HealthNews(surroundings.timing.health_interval)
         self._check_now = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self._gone: asyncio.Event | None = None
+        """Set when a stop that was begun has ended."""
         self._lines = Budget(per_second=_LINES[0], burst=_LINES[1])
         self._log = log.bind(provider=image.name, provider_id=image.public_key, link_name=link_name)
 
@@ -113,6 +119,11 @@ class SupervisedProvider:
             return ""
         return f"its process {_SILENT}; it is replaced unless it does so again soon"
 
+    @property
+    def predecessor(self) -> str:
+        """The host whose process the next one follows; a restart of one that was up follows nobody."""
+        return "" if self._ever_up else self._predecessor
+
     def start(self) -> None:
         self._life = asyncio.create_task(self._live(), name=f"provider {self.image.name} {self.link_name}")
 
@@ -121,16 +132,35 @@ class SupervisedProvider:
         """No process of it was ever up, and the last one has ended."""
         return not self._ever_up and self.condition is Condition.FAILED
 
-    async def stop(self, *, quietly: bool = False, reason: str = "stop") -> None:
-        """Ask it to shut down, then make it; publishes ``provider_stopped`` unless ``quietly``."""
+    async def stop(self, *, quietly: bool = False, reason: str = "stop", drain: float = 0.0) -> None:
+        """Ask it to shut down, then make it; publishes ``provider_stopped`` unless ``quietly``.
+
+        ``drain``: seconds that what is under way may take. A second stop without them ends the first one soon.
+        """
+        if self._gone is not None:
+            if not drain:
+                self._hurry.set()
+            await self._gone.wait()
+            return
+        self._gone = asyncio.Event()
+        try:
+            await self._stop(quietly=quietly, reason=reason, drain=drain)
+        finally:
+            self._gone.set()
+
+    async def _stop(self, *, quietly: bool, reason: str, drain: float) -> None:
         process = self._process
+        self.condition, self.error = Condition.STOPPING, ""
         life, self._life = self._life, None
         self._stop_telling()
         if life is not None and process is not None and process.running:
             ending = asyncio.create_task(process.wait())
-            await self._request_shutdown()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ending, self._timing.shutdown_delay)
+            await self._request_shutdown(drain)
+            hurry = asyncio.create_task(self._hurry.wait())
+            patience = self._timing.shutdown_delay + (drain if self.image.ours else 0)
+            await asyncio.wait({ending, hurry}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            for task in (ending, hurry):
+                task.cancel()
             if process.running:
                 await process.terminate(grace=self._timing.terminate_grace)
         if life is not None:
@@ -373,6 +403,8 @@ class SupervisedProvider:
     async def _check_health(self) -> bool:
         """Ask, note the answer, publish what changed; False when there was no answer."""
         health = await self._asking.ask(self._timing.health_timeout)
+        if self._life is None:
+            return True  # on its way out
         if isinstance(health, Silence):
             connected = self._around.transport.state is State.CONNECTED
             self.condition = Condition.DEGRADED
@@ -410,9 +442,12 @@ class SupervisedProvider:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._check_now.wait(), seconds)
 
-    async def _request_shutdown(self) -> None:
+    async def _request_shutdown(self, drain: float) -> None:
         subject = subjects.shutdown(self._around.lattice, self.image.public_key, self.link_name)
-        body = json.dumps({"host_id": self._around.host_id}).encode()
+        document: dict[str, Any] = {"host_id": self._around.host_id}
+        if drain:
+            document["drain_ms"] = round(drain * 1000)
+        body = json.dumps(document).encode()
         try:
             await self._around.transport.request(subject, body, timeout=self._timing.health_timeout)
         except LatticeError as error:

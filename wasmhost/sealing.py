@@ -1,4 +1,7 @@
-"""Text that one host keeps on disk and nobody else should read there, such as the passwords in a configuration."""
+"""Text that nobody but its owner should read where it lies or passes, such as the passwords in a configuration.
+
+Its owner is a host, which keeps it on disk, or a cluster, whose hosts pass it on.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ _NONCE: Final = nacl.bindings.crypto_secretbox_NONCEBYTES
 
 
 class Seal:
-    """Closes and opens texts with a key that is derived from a host's seed: a copy of the file alone tells nothing.
+    """Closes and opens texts with a key that is derived from its owner's seed: a copy of the file alone tells nothing.
 
     Whoever has the seed, which may lie beside the file, can open them.
     """
 
     __slots__ = ("_key",)
 
-    def __init__(self, host: KeyPair) -> None:
-        self._key = host.derived_secret(b"wasmhost sealed text")
+    def __init__(self, owner: KeyPair) -> None:
+        self._key = owner.derived_secret(b"wasmhost sealed text")
 
     def close(self, text: str) -> str:
         """The same text gives the same result, so that a file of such texts changes only when they do."""

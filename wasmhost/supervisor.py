@@ -15,7 +15,7 @@ import structlog
 from lattice import events, subjects
 from lattice.claims import ClaimsError
 from lattice.control import ProviderDescription
-from lattice.errors import Code, LatticeError
+from lattice.errors import Code, LatticeError, MalformedMessage
 from lattice.hostdata import HostData, NatsExtras
 from lattice.keys import derive
 from lattice.links import LinkDefinition
@@ -31,6 +31,8 @@ from wasmhost.process import child_environment
 from wasmhost.provider import SupervisedProvider
 from wasmhost.provider_image import ProviderImages
 from wasmhost.provider_login import ProviderLogin
+from wasmhost.sealing import Seal
+from wasmhost.state import make_private_folder
 from wasmhost.surroundings import Publish, Surroundings, Timing
 
 log = structlog.get_logger(__name__)
@@ -63,6 +65,9 @@ class ProviderSupervisor:
         self._transport = transport
         self._images = images or ProviderImages(config)
         self._providers: dict[tuple[str, str], SupervisedProvider] = {}
+        self._handover_folder = _private(config.paths.shared / "handover")
+        self._leaving: set[SupervisedProvider] = set()
+        """Those that finish what is under way; for commands and calls they are gone."""
         self._tasks: set[asyncio.Task[object]] = set()
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a provider was taken up here, or given up."""
@@ -101,9 +106,13 @@ class ProviderSupervisor:
         link_name: str = subjects.DEFAULT_LINK_NAME,
         configuration: str = "",
         annotations: Mapping[str, str] | None = None,
+        predecessor: str = "",
+        provider_id: str = "",
     ) -> SupervisedProvider:
         """Load a provider and begin to start it; what becomes of that shows in events and in its description.
 
+        ``provider_id``: the key that the image must have; empty for any.
+        ``predecessor``: the host from whose process of the same provider it takes over, where both are on one machine.
         Raises LatticeError, and publishes ``provider_start_failed``, when it cannot even be tried. A provider that
         has failed so far is replaced; one that is up is a conflict.
         """
@@ -111,6 +120,10 @@ class ProviderSupervisor:
             subjects.validate_link_name(link_name)
             image = await self._images.load(reference)
             key = image.public_key, link_name
+            if provider_id and image.public_key != provider_id:
+                raise LatticeError(
+                    f"{reference} holds provider {image.public_key}, not {provider_id}", code=Code.CONFLICT
+                )
             present = self._providers.get(key)
             if present is not None and not present.failed_to_start:
                 raise LatticeError(ALREADY_RUNNING, code=Code.CONFLICT)
@@ -120,6 +133,7 @@ class ProviderSupervisor:
             configuration=configuration,
             annotations=annotations or {},
             surroundings=self._surroundings,
+            predecessor=predecessor,
         )
         self._providers[key] = provider
         self.on_change()
@@ -143,13 +157,21 @@ class ProviderSupervisor:
             )
         )
 
-    async def stop(self, provider_id: str, link_name: str) -> None:
-        """Stop a provider and return when its process is gone. Raises LatticeError when it does not run here."""
+    async def stop(self, provider_id: str, link_name: str, *, drain: float = 0.0) -> None:
+        """Stop a provider and return when its process is gone. Raises LatticeError when it does not run here.
+
+        ``drain``: seconds that what is under way may take; it is in the inventory meanwhile, as ``stopping``.
+        """
         self.check_stop(provider_id, link_name)
         provider = self._providers.pop((provider_id, link_name), None)
-        if provider is not None:
-            self.on_change()
-            await provider.stop()
+        if provider is None:
+            return
+        self.on_change()
+        self._leaving.add(provider)
+        try:
+            await provider.stop(drain=drain)
+        finally:
+            self._leaving.discard(provider)
 
     def check_stop(self, provider_id: str, link_name: str) -> None:
         """Raise LatticeError when this provider runs here, but not under this link name.
@@ -161,7 +183,7 @@ class ProviderSupervisor:
 
     async def close(self) -> None:
         """Stop all providers at once, in parallel."""
-        providers, self._providers = list(self._providers.values()), {}
+        providers, self._providers = [*self._providers.values(), *self._leaving], {}
         results = await asyncio.gather(*(provider.stop() for provider in providers), return_exceptions=True)
         for provider, result in zip(providers, results, strict=True):
             if isinstance(result, BaseException):
@@ -179,7 +201,34 @@ class ProviderSupervisor:
 
     def descriptions(self) -> list[ProviderDescription]:
         """For the inventory, with our extras: state, error, links and restarts."""
-        return [describe(provider) for provider in self._providers.values()]
+        return [describe(provider) for provider in (*self._providers.values(), *self._leaving)]
+
+    def sealed_configuration(self, provider_id: str, link_name: str) -> str | None:
+        """The configuration that a provider was started with, for the hosts of this cluster; None without one.
+
+        Raises LatticeError when it does not run here.
+        """
+        provider = self._providers.get((provider_id, link_name))
+        if provider is None:
+            raise LatticeError(f"provider {provider_id[:60]} does not run on this host", code=Code.NOT_FOUND)
+        if not provider.configuration:
+            return None
+        return Seal(self._identity.cluster).close(_about(provider_id, link_name) + provider.configuration)
+
+    def unsealed(self, sealed: str, provider_id: str, link_name: str) -> str:
+        """The configuration that another host of this cluster has sealed. Raises LatticeError."""
+        try:
+            text = Seal(self._identity.cluster).open(sealed)
+        except MalformedMessage:
+            text = ""
+        about = _about(provider_id, link_name)
+        if not text.startswith(about):
+            raise LatticeError(
+                "the sealed configuration is not from a host of this cluster, or not about this provider; start the "
+                "provider with its configuration: wasmhost start provider --config",
+                code=Code.NOT_AUTHORIZED,
+            )
+        return text.removeprefix(about)
 
     def failure_of(self, provider_id: str, link_name: str) -> str:
         """Why a provider of this host cannot serve just now; empty when it can, or when it is not one of ours."""
@@ -276,6 +325,8 @@ class ProviderSupervisor:
             log_level=self._log_level(provider),
             exit_on_stdin_close=provider.image.ours,
             nats=self._login.extras(endpoint) if provider.image.ours else NatsExtras(),
+            handover_folder=str(self._handover_folder) if provider.image.ours and self._handover_folder else "",
+            predecessor=provider.predecessor,
         ).encode()
 
     def _log_level(self, provider: SupervisedProvider) -> str | None:
@@ -292,6 +343,21 @@ class ProviderSupervisor:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("supervisor.task_failed", exc_info=error)
+
+
+def _private(folder: Path) -> Path | None:
+    """``folder``, made for this user alone; None, with a warning, where that is impossible."""
+    try:
+        make_private_folder(folder)
+    except LatticeError as error:
+        log.warning("provider.no_handover", reason=str(error))
+        return None
+    return folder
+
+
+def _about(provider_id: str, link_name: str) -> str:
+    """Stands in front of a configuration that is sealed, so that it serves no other provider."""
+    return f"{provider_id} {link_name}\n"
 
 
 def describe(provider: SupervisedProvider) -> ProviderDescription:

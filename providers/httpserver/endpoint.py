@@ -49,15 +49,37 @@ class Endpoint:
         self._greetings: set[asyncio.Task[None]] = set()
         self._renewal: asyncio.Task[None] | None = None
 
-    async def open(self, files: TlsFiles | None) -> None:
-        """Bind and accept. Raises LinkFailed (``127.0.0.1:8080 in use``) or InvalidLinkValues."""
-        await self.change(files)
+    async def open(self, files: TlsFiles | None, taken: socket.socket | None = None) -> None:
+        """Bind and accept. Raises LinkFailed (``127.0.0.1:8080 in use``) or InvalidLinkValues.
+
+        ``taken`` is a socket of another process that listens at this address already; nothing is accepted from it
+        before :meth:`accept`.
+        """
         try:
-            self._socket = _bind(self.address)
-        except LinkFailed:
+            await self.change(files)
+            self._socket = taken or _bind(self.address)
+        except BaseException:
+            if taken is not None:
+                taken.close()
             self.close()
             raise
-        self._listen()
+        if taken is None:
+            self.accept()
+
+    @property
+    def listening(self) -> socket.socket | None:
+        """The socket that connections are accepted from, while there is one."""
+        return self._socket
+
+    @property
+    def greetings(self) -> frozenset[asyncio.Task[None]]:
+        """Accepted connections that have no protocol yet."""
+        return frozenset(self._greetings)
+
+    def accept(self) -> None:
+        """Accept connections from now on."""
+        if self._socket is not None:
+            self._loop.add_reader(self._socket, self._accept)
 
     async def change(self, files: TlsFiles | None) -> None:
         """Speak TLS with other files, or none, from the next connection on. After an error nothing has changed."""
@@ -81,10 +103,6 @@ class Endpoint:
             self._renewal.cancel()
             self._renewal = None
 
-    def _listen(self) -> None:
-        if self._socket is not None:
-            self._loop.add_reader(self._socket, self._accept)
-
     def _accept(self) -> None:
         assert self._socket is not None
         for _ in range(_AT_ONCE):
@@ -95,7 +113,7 @@ class Endpoint:
             except OSError as error:  # no more files, no more memory: nothing that trying harder would mend
                 log.warning("http.accept_failed", address=format_address(self.address), reason=str(error))
                 self._loop.remove_reader(self._socket)
-                self._loop.call_later(_PAUSE, self._listen)
+                self._loop.call_later(_PAUSE, self.accept)
                 return
             accepted.setblocking(False)
             task = self._loop.create_task(self._greet(accepted))

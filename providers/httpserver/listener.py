@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from contextlib import suppress
 from typing import Final
 
@@ -63,17 +64,32 @@ class Listener:
         self._sweeping: asyncio.TimerHandle | None = None
         self._gone = asyncio.Event()
         self._open = False
+        self._closing = False
         self._traces = log.is_enabled_for(logging.DEBUG)
 
     @property
     def tls(self) -> TlsFiles | None:
         return self._endpoint.tls
 
-    async def open(self, tls: TlsFiles | None = None) -> None:
-        """Start to listen. Raises LinkFailed (``127.0.0.1:8080 in use``) or InvalidLinkValues."""
-        await self._endpoint.open(tls)
+    @property
+    def listening(self) -> socket.socket | None:
+        """The socket that connections are accepted from, while there is one."""
+        return self._endpoint.listening
+
+    async def open(self, tls: TlsFiles | None = None, taken: socket.socket | None = None) -> None:
+        """Start to listen. Raises LinkFailed (``127.0.0.1:8080 in use``) or InvalidLinkValues.
+
+        ``taken`` is the socket of another process that listens here; see :meth:`accept`.
+        """
+        await self._endpoint.open(tls, taken)
         self._open = True
-        log.info("http.listening", address=format_address(self.address), tls=tls is not None)
+        log.info(
+            "http.listening", address=format_address(self.address), tls=tls is not None, handed_over=taken is not None
+        )
+
+    def accept(self) -> None:
+        """Accept from a socket that was taken over: the process that had it before does not any more."""
+        self._endpoint.accept()
 
     async def change_tls(self, tls: TlsFiles | None) -> None:
         """Speak TLS with other files, or none, with new connections.
@@ -93,16 +109,31 @@ class Listener:
             self._endpoint.close()
             log.info("http.closed", address=format_address(self.address))
 
-    async def close(self, timeout: float) -> None:
-        """Let requests in flight end within ``timeout`` seconds and close all connections."""
+    def leave(self) -> None:
+        """Accept nothing more, and let the connections go: each is told with its next answer, and an idle one stays
+        for a while, so that a request which is under way to it is answered.
+        """
         self.stop_listening()
         for connection in list(self._connections):
-            connection.retire(at_once=True)
+            connection.retire(at_once=False)
+
+    async def finish(self, timeout: float) -> None:
+        """Return when all connections are gone, or after ``timeout`` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
+                while greetings := self._endpoint.greetings:
+                    await asyncio.wait(greetings)
                 while self._connections:
                     self._gone.clear()
                     await self._gone.wait()
+
+    async def close(self, timeout: float) -> None:
+        """Let requests in flight end within ``timeout`` seconds and close all connections."""
+        self._closing = True
+        self.stop_listening()
+        for connection in list(self._connections):
+            connection.retire(at_once=True)
+        await self.finish(timeout)
         for task in list(self._tasks):
             task.cancel()
         for connection in list(self._connections):
@@ -122,7 +153,7 @@ class Listener:
         if self._sweeping is None:
             self._sweeping = self._loop.call_later(self.limits.tick, self._sweep)
         if not self._open:
-            connection.retire(at_once=True)
+            connection.retire(at_once=self._closing)
         return self._room.taken <= self._room.most
 
     def closed(self, connection: HttpConnection) -> None:

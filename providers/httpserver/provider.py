@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from contextlib import suppress
 from typing import Final
 
@@ -11,6 +12,7 @@ import structlog
 
 from lattice.errors import Code
 from lattice.links import LinkDefinition
+from providers.handover import Predecessor
 from providers.httpserver.listener import Listener, Room
 from providers.httpserver.routes import Route, RouteClash, RouteTable
 from providers.httpserver.settings import HttpLink, format_address, read_link
@@ -40,6 +42,11 @@ class HttpServer(Provider):
         self._room = Room(_descriptors() - OWN_DESCRIPTORS)
         # Links of several actors change at the same time; an address must not be opened twice or closed in between.
         self._change = asyncio.Lock()
+        self._following: asyncio.Task[None] | None = None
+
+    async def started(self) -> None:
+        if self.predecessor is not None:
+            self._following = asyncio.create_task(self._follow(self.predecessor), name="follow")
 
     async def link_added(self, link: LinkDefinition) -> None:
         wanted = await asyncio.to_thread(read_link, link.values)
@@ -58,7 +65,21 @@ class HttpServer(Provider):
         async with self._change:
             self._unroute(link.actor_id, self._links.pop(link.actor_id).address, CLOSE_TIMEOUT)
 
+    def listening(self, name: str) -> socket.socket | None:
+        return next((one.listening for at, one in self._listeners.items() if format_address(at) == name), None)
+
+    def leave(self) -> None:
+        for listener in self._listeners.values():
+            listener.leave()
+
+    async def finish(self, timeout: float) -> None:
+        await asyncio.gather(*(listener.finish(timeout) for listener in self._listeners.values()))
+
     async def stopped(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+        if self.predecessor is not None:
+            self.predecessor.close()
         if self._closing:
             _, late = await asyncio.wait(self._closing, timeout=STOP_TIMEOUT)
             for task in late:
@@ -81,8 +102,11 @@ class HttpServer(Provider):
         if listener is None:
             listener = Listener(link.address, self.lattice, room=self._room)
             listener.routes = routes  # before it listens: the first request finds its route
-            await listener.open(link.tls)
+            taken = await self.predecessor.take(shown) if self.predecessor is not None else None
+            await listener.open(link.tls, taken)
             self._listeners[link.address] = listener
+            if taken is not None and self.predecessor is not None and self.predecessor.gone.is_set():
+                listener.accept()
         else:
             if listener.tls != link.tls:
                 others = [other.actor for other in listener.routes if other.actor != actor]
@@ -91,6 +115,13 @@ class HttpServer(Provider):
                 await listener.change_tls(link.tls)
             listener.routes = routes
         self._links[actor] = link
+
+    async def _follow(self, predecessor: Predecessor) -> None:
+        """Accept at the addresses that were taken over once nobody else does."""
+        await predecessor.gone.wait()
+        for listener in self._listeners.values():
+            listener.accept()
+        log.info("http.took_over", addresses=len(self._listeners))
 
     def _unroute(self, actor: str, address: tuple[str, int], timeout: float) -> None:
         """Stop leading requests to ``actor``; frees the port when that was its last route."""

@@ -175,6 +175,7 @@ PING = {
     # ours
     "guests?": str,
     "clock_ms?": COUNT,
+    "cordoned?": True,
 }
 INVENTORY = {
     "host_id": HOST,
@@ -222,6 +223,7 @@ INVENTORY = {
     # ours
     "guests?": str,
     "degraded?": str,
+    "cordoned?": True,
 }
 CLAIMS = dict.fromkeys(("sub", "iss", "name", "version", "rev", "caps", "tags", "call_alias", "contract_id"), str)
 

@@ -105,6 +105,17 @@ cli = Group(
         "down": f"{_CLI}.down:down",
         "host": f"{_CLI}.daemon:host",
         **_VERBS,
+        "migrate": Group(
+            "migrate",
+            "Move what runs to another host.",
+            {
+                "actor": f"{_CLI}.moving.migrate:migrate_actor",
+                "provider": f"{_CLI}.moving.migrate:migrate_provider",
+            },
+        ),
+        "cordon": f"{_CLI}.moving.hosts:cordon",
+        "uncordon": f"{_CLI}.moving.hosts:uncordon",
+        "drain": f"{_CLI}.moving.hosts:drain_host",
         "call": f"{_CLI}.call:call",
         "claims": Group(
             "claims",

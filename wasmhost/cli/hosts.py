@@ -31,6 +31,7 @@ def host_document(host: HostPing) -> dict[str, Any]:
         "lattice": host.lattice,
         "labels": dict(host.labels),
         "guests": host.guests or None,
+        "cordoned": host.cordoned,
     }
 
 
@@ -41,6 +42,7 @@ def inventory_document(inventory: Inventory) -> dict[str, Any]:
         "friendly_name": inventory.friendly_name,
         "labels": dict(inventory.labels),
         "degraded": inventory.degraded,
+        "cordoned": inventory.cordoned,
         "actors": [actors.actor_document(actor) for actor in inventory.actors],
         "providers": [providers.provider_document(provider) for provider in inventory.providers],
     }
@@ -70,7 +72,10 @@ def get_hosts(app: App) -> None:
             Column("GUESTS", 7),
         ],
         [
-            Row([host.id, host.friendly_name, duration(host.uptime_seconds), host.version, host.guests])
+            Row(
+                [host.id, host.friendly_name, duration(host.uptime_seconds), host.version, host.guests],
+                notes=["cordoned: it takes on nothing new"] if host.cordoned else [],
+            )
             for host in hosts
         ],
     )
@@ -106,6 +111,7 @@ def _show_inventory(output: Output, inventory: Inventory) -> None:
             ("name", inventory.friendly_name),
             ("labels", ", ".join(f"{name}={value}" for name, value in sorted(inventory.labels.items()))),
             ("degraded", inventory.degraded or ""),
+            ("cordoned", "it takes on nothing new" if inventory.cordoned else ""),
         ]
     )
     output.text()
@@ -135,35 +141,39 @@ def stop_host(app: App, host: str, drain_ms: int | None) -> None:
     """Stop HOST: it finishes its calls, stops its providers and leaves the lattice."""
 
     async def work(session: Session) -> HostPing:
-        meant = await session.find_host(host)
-        patience = session.patience(STOP_TIMEOUT)
-
-        def stopped(event: Event) -> HostPing | None:
-            return meant if event.name == "host_stopped" and event.source == meant.id else None
-
-        async def absent() -> HostPing | None:
-            try:
-                await session.client.inventory(meant.id)
-            except Unreachable:
-                return meant
-            return None
-
-        async with session.watch() as watch:
-            try:
-                drain = patience if drain_ms is None else drain_ms / 1000
-                await session.client.stop_host(meant.id, timeout=drain)
-            except LatticeError as error:
-                raise refused(error) from error
-            try:
-                return await watch.until(patience, event=stopped, state=absent)
-            except TimeoutError:
-                raise timed_out(
-                    f"host {meant.friendly_name} still answers {patience:g} s after it was told to stop",
-                    "it may be finishing calls: look at its log, or allow more with --timeout",
-                ) from None
+        drain = None if drain_ms is None else drain_ms / 1000
+        return await stop_and_wait(session, await session.find_host(host), drain=drain)
 
     stopped_host = app.run(work)
     if app.output.json:
         app.output.document({"host_id": stopped_host.id, "friendly_name": stopped_host.friendly_name, "stopped": True})
     else:
         app.output.text(f"stopped host {stopped_host.friendly_name} ({stopped_host.id})")
+
+
+async def stop_and_wait(session: Session, meant: HostPing, *, drain: float | None = None) -> HostPing:
+    """Stop a host and wait until it is gone; ``drain``: seconds for its calls. Raises Problem."""
+    patience = session.patience(STOP_TIMEOUT)
+
+    def stopped(event: Event) -> HostPing | None:
+        return meant if event.name == "host_stopped" and event.source == meant.id else None
+
+    async def absent() -> HostPing | None:
+        try:
+            await session.client.inventory(meant.id)
+        except Unreachable:
+            return meant
+        return None
+
+    async with session.watch() as watch:
+        try:
+            await session.client.stop_host(meant.id, timeout=patience if drain is None else drain)
+        except LatticeError as error:
+            raise refused(error) from error
+        try:
+            return await watch.until(patience, event=stopped, state=absent)
+        except TimeoutError:
+            raise timed_out(
+                f"host {meant.friendly_name} still answers {patience:g} s after it was told to stop",
+                "it may be finishing calls: look at its log, or allow more with --timeout",
+            ) from None

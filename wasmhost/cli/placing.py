@@ -136,6 +136,11 @@ def _why_nobody(
             f"{hosts} the labels {labels}",
             "`wasmhost get inventory` shows those they have, `wasmhost label HOST NAME=VALUE` gives one to a host",
         )
+    if all(host.cordoned for host in fitting):
+        return not_found(
+            f"every host{f' with {labels}' if labels else ''} is cordoned",
+            "name one with --host all the same, or open one with `wasmhost uncordon HOST`",
+        )
     if provider is None or not all(
         provider in ((each.image_ref, each.link_name) for each in host.providers) for host in fitting
     ):

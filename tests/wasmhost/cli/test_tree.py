@@ -32,7 +32,9 @@ LEAVES = list(leaves(cli))
 COMMANDS = """
     up / down / host / get hosts / get inventory / get actors / get providers / get links / get claims / start actor /
     start provider / stop actor / stop provider / stop host / update actor / scale actor / link put / link del /
-    link query / call / claims inspect / claims sign / claims token actor / claims token provider / inspect /
+    link query /
+    migrate actor / migrate provider / cordon / uncordon / drain /
+    call / claims inspect / claims sign / claims token actor / claims token provider / inspect /
     par create / par inspect / par insert /
     keys gen / keys list / keys get / events / logs / spy / label / apply / ctx list / ctx new / ctx del / ctx default /
     doctor / completions

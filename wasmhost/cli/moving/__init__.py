@@ -1,0 +1,1 @@
+"""Commands that move what runs to another host, without losing a request."""
