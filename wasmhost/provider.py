@@ -276,6 +276,9 @@ class SupervisedProvider:
         self.links = {link.actor_id: LinkStatus(Condition.STARTING) for link in self._at_start}
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            return f"its work folder {folder} cannot be made: {error.strerror}; free some space, or make it writable"
+        try:
             process = await ChildProcess.spawn(
                 image.command,
                 environment=around.environment(self, folder),

@@ -134,7 +134,8 @@ def make_private_folder(path: Path) -> None:
     except OSError as exc:
         raise _unusable(path, exc) from exc
     if not os.access(path, os.W_OK | os.X_OK):
-        raise _unusable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+        number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+        raise _unusable(path, OSError(number, os.strerror(number)))
 
 
 def read_or_make_key(path: Path, role: Role) -> KeyPair:
@@ -194,7 +195,9 @@ def _write_new_key(path: Path, key: KeyPair) -> None:
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, key.seed.encode())
+            seed = key.seed.encode()
+            if os.write(descriptor, seed) < len(seed):  # a disk that becomes full takes what fits
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -247,8 +250,9 @@ def lock_holder(folder: Path) -> int | None:
 
 
 def _unusable(folder: Path, exc: OSError) -> StateError:
-    reason = exc.strerror or str(exc)
+    full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free some space there" if full else "make it writable for this user"
     return StateError(
-        f"state folder {folder} cannot be written: {reason}; make it writable for this user, "
+        f"state folder {folder} cannot be written: {exc.strerror or exc}; {remedy}, "
         "or choose another with --state DIR or WASMHOST_STATE"
     )

@@ -152,5 +152,9 @@ def get(app: App, key: str, seed: bool, directory: Path | None) -> None:
 def _write_new(path: Path, seed: str) -> None:
     """Write the seed, 0600. Raises FileExistsError rather than replace a key."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(seed + "\n")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(seed + "\n")
+    except OSError as error:
+        path.unlink()  # half a seed is no key, and would be in the way of one
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -22,7 +23,7 @@ _HASH_SIZE = hashlib.sha256().digest_size
 
 
 class CacheUnusable(LatticeError):
-    """The cache directory does not belong to this user alone, or cannot be made."""
+    """The cache directory does not belong to this user alone."""
 
     code = Code.INVALID
 
@@ -30,25 +31,35 @@ class CacheUnusable(LatticeError):
 class CompileCache:
     """Maps wasm bytes to compiled modules. All methods block; call them from a worker thread.
 
+    Where nothing can be kept, as on a full or read-only disk, everything is compiled each time; a warning says so.
+
     Compiled code is executed as it is, so the directory has to be ours alone (mode 0700), and every entry carries the
     SHA-256 of its content, because the engine itself notices a foreign version but not a flipped bit.
     """
 
     def __init__(self, directory: Path, engine: wasmtime.Engine, settings: str) -> None:
         """``settings`` names what is special about ``engine``: code of another one is not looked at."""
-        self._directory = directory
+        self._directory: Path | None = directory
+        """None when it could not be made."""
         self._engine = engine
         version = importlib.metadata.version("wasmtime")
         whole = f"{version},{platform.machine()},{settings}"
         self._variant = hashlib.sha256(whole.encode()).hexdigest()[:16]
-        _make_private(directory)
+        try:
+            _make_private(directory)
+        except OSError as error:
+            log.warning("compiled.nothing_kept", folder=str(directory), error=error.strerror)
+            self._directory = None
 
     def path(self, digest: str) -> Path:
         """Where the entry of a module with this SHA-256 is or would be."""
+        assert self._directory is not None
         return self._directory / f"{digest}-{self._variant}.compiled"
 
     def load_or_compile(self, wasm: bytes, digest: str) -> wasmtime.Module:
         """The compiled module; raises wasmtime.WasmtimeError if ``wasm`` is no valid module."""
+        if self._directory is None:
+            return wasmtime.Module(self._engine, wasm)
         found = self._load(digest)
         if found is not None:
             return found
@@ -96,14 +107,13 @@ class CompileCache:
 
 
 def _make_private(directory: Path) -> None:
-    try:
+    """Raises OSError when it cannot be made, CacheUnusable when somebody else could write into it."""
+    with contextlib.suppress(FileExistsError):  # looked at below
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != 0o700:
+        directory.chmod(0o700)
         found = directory.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != 0o700:
-            directory.chmod(0o700)
-            found = directory.lstat()
-    except OSError as error:
-        raise CacheUnusable(f"cannot make the cache directory {directory}: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode) or not _is_ours(found):
         raise CacheUnusable(
             f"the cache directory {directory} is not a directory of this user alone; remove it or choose another"
