@@ -252,7 +252,10 @@ class ControlClient:
                 log.debug("control.unsubscribe_failed", reason=str(error))
 
     async def _ask(self, what: str, subject: str) -> object:
-        return _read(what, await self._transport.request(subject, _ASK, timeout=self._timeout))
+        document = _read(what, await self._transport.request(subject, _ASK, timeout=self._timeout))
+        if isinstance(document, Mapping) and document.get("accepted") is False:
+            raise _refusal(subject, Ack.from_dict(document))
+        return document
 
     async def _auction(self, subject: str, request: Mapping[str, Any], timeout: float | None) -> list[str]:
         wait = self._timeout if timeout is None else timeout
@@ -271,13 +274,16 @@ class ControlClient:
         payload = Encoding.MSGPACK.encode(dict(document))
         reply = await self._transport.request(subject, payload, timeout=self._timeout)
         ack = Ack.from_dict(_read("acknowledgement", reply))
-        if ack.accepted:
-            return
-        try:
-            code = Code(ack.code) if ack.code else Code.PROVIDER_ERROR
-        except ValueError:
-            code = Code.PROVIDER_ERROR
-        raise RemoteError(ack.error or f"{subject} was refused without a reason", code=code)
+        if not ack.accepted:
+            raise _refusal(subject, ack)
+
+
+def _refusal(subject: str, ack: Ack) -> RemoteError:
+    try:
+        code = Code(ack.code) if ack.code else Code.PROVIDER_ERROR
+    except ValueError:
+        code = Code.PROVIDER_ERROR
+    return RemoteError(ack.error or f"{subject} was refused without a reason", code=code)
 
 
 def _read(what: str, reply: Reply) -> object:

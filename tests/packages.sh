@@ -6,6 +6,7 @@ set -eu
 # package and a file it brings; the test compiler is called by that path
 needed="rustc:/usr/bin/rustc libstd-rust-dev-wasm32:/usr/lib/rustlib/wasm32-unknown-unknown lld:/usr/bin/wasm-ld \
     redis-server:/usr/bin/redis-server openssl:/usr/bin/openssl \
+    iproute2:/sbin/ip \
     gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
     clang:/usr/bin/clang wasi-libc:/usr/include/wasm32-wasi/stdio.h \
     wabt:/usr/bin/wat2wasm \

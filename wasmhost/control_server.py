@@ -16,7 +16,7 @@ import structlog
 
 from lattice import subjects
 from lattice.control import Ack, Encoding, decode_body, encode_reply, encoding_of
-from lattice.errors import LatticeError, Overloaded, TooLarge
+from lattice.errors import Code, LatticeError, Overloaded, TooLarge
 from lattice.transport import Headers, Subscription, Transport
 from wasmhost.actors import ActorRegistry
 from wasmhost.answers import Answer, Answers, has_raw_body, ignores_body, is_gathered
@@ -165,7 +165,8 @@ class ControlServer:
             try:
                 self._publish(reply, answer, encoding)
             except TooLarge as error:
-                refusal = _refuse(TooLarge(f"the answer does not fit into one message: {error}"))
+                text = f"the answer does not fit into one message ({error}); raise max_payload of the NATS server"
+                refusal = _refuse(LatticeError(text, code=Code.REPLY_TOO_LARGE))
                 self._publish(reply, self._answers.shorter(tokens) or refusal, encoding)
         except LatticeError as error:
             log.warning("control.answer_lost", subject=_shown(tokens), reply=reply[:200], reason=str(error))

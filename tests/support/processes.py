@@ -187,10 +187,11 @@ def run(
     cwd: Path | None = None,
     timeout: float = 60,
     user: int | None = None,
+    prefix: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run a wasmhost command to its end. ``user`` runs it under that numeric user id."""
+    """Run a wasmhost command to its end. ``user`` runs it under that numeric user id, ``prefix`` by another command."""
     return subprocess.run(
-        [*WASMHOST, *arguments],
+        [*prefix, *WASMHOST, *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
