@@ -118,6 +118,11 @@ def state_bucket(lattice: str) -> str:
     return f"WASMHOST_{validate_lattice(lattice)}"
 
 
+def config_service(lattice: str) -> str:
+    """Where hosts ask what they should start."""
+    return f"wasmbus.cfg.{validate_lattice(lattice)}.req"
+
+
 def rpc_events(lattice: str) -> str:
     """Where hosts tell of single calls, if they are asked to."""
     return f"wasmbus.rpcevt.{validate_lattice(lattice)}"

@@ -82,6 +82,8 @@ class HostConfig:
     """Start no older revision of an actor than this lattice has seen."""
     rpc_events: bool = False
     """Publish an event for every call, as the Elixir hosts do."""
+    config_service: bool = False
+    """Ask the lattice's configuration service at the start."""
     restore: bool = True
     """Remember what the host was asked to run, and bring it back at the next start."""
     manager_wait: float = 30.0
@@ -138,6 +140,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
         manager_form="0.82" if r.text("manager_form") == "0.82" else "legacy",
         refuse_downgrades=r.flag("refuse_downgrades"),
         rpc_events=r.flag("rpc_events"),
+        config_service=r.flag("config_service_enabled"),
         restore=not r.flag("no_restore"),
         manager_wait=r.number("manager_wait_ms", 30_000) / 1000,
         labels=_labels(r, environ),

@@ -26,6 +26,7 @@ from wasmhost.actors import ActorRegistry
 from wasmhost.admission import Admission
 from wasmhost.call_events import CallEvents
 from wasmhost.config import HostConfig, NatsEndpoint
+from wasmhost.config_service import ConfigService
 from wasmhost.config_store import ConfigStore
 from wasmhost.control_server import ControlServer
 from wasmhost.cordon import Cordon
@@ -223,6 +224,8 @@ class Host:
         publisher.start_heartbeat(facts.heartbeat)
         parts.push_async_callback(publisher.stop_heartbeat)
         duties.begin()
+        if config.config_service:
+            self._begin_config_service(parts, control)
         log.info(
             "host.started",
             host=identity.host_id,
@@ -232,6 +235,18 @@ class Host:
             guests=engine.variant,
             degraded=metadata.degraded,
         )
+
+    def _begin_config_service(self, parts: AsyncExitStack, control: Connection) -> None:
+        service = ConfigService(
+            control,
+            self.config.lattice,
+            labels=lambda: self.facts.labels.all,
+            registries=self.registries,
+            actors=self.actors,
+            providers=self.providers,
+        )
+        parts.push_async_callback(service.close)
+        service.begin()
 
     async def _open_observation(
         self, parts: AsyncExitStack, control: Connection, served: subjects.Control, spies: Spies, book: LogBook

@@ -300,6 +300,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("manager_form", _choice("legacy", "0.82"), "legacy", ("WASMHOST_MANAGER_FORM",)),
     Setting("refuse_downgrades", _boolean, "true", ("WASMHOST_REFUSE_DOWNGRADES",)),
     Setting("rpc_events", _boolean, "true", ("WASMHOST_RPC_EVENTS",)),
+    Setting("config_service_enabled", _boolean, "true", ("WASMCLOUD_CONFIG_SERVICE",)),
     Setting("no_restore", _boolean, "true", ("WASMHOST_NO_RESTORE",)),
     Setting("manager_wait_ms", _MS, "30000", ("WASMHOST_MANAGER_WAIT_MS",)),
     Setting("labels", _label_pairs, "zone=eu-1"),
@@ -323,7 +324,7 @@ SECRET_VARIABLES: frozenset[str] = frozenset(v for s in SETTINGS if s.secret for
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 _ALIASES = {"lattice_prefix": "lattice", "trust": "trusted_issuers", "label": "labels", "log": "log_level"}
 # members of a classic host_config.json that mean nothing here, or that we do not offer
-_IGNORED = frozenset({"dashboard_port", "config_service_enabled", "enable_ipv6", "lattice_id", "ctl_timeout_ms"})
+_IGNORED = frozenset({"dashboard_port", "enable_ipv6", "lattice_id", "ctl_timeout_ms"})
 
 
 class Resolved:
