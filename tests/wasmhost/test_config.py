@@ -121,12 +121,14 @@ def test_no_setting_and_no_seed_becomes_a_label(tmp_path: Path) -> None:
         WASMCLOUD_LABEL_gpu="yes",
         WASMCLOUD_HOST_SEED=HOST.seed,
         HOST_KEY=CLUSTER.seed,
+        HOST_NOTE=f"take {CLUSTER.seed}, it works",
         **{"HOST_HOSTCORE.OS": "plan9"},
     )
     labels = load({"label": ("zone=us",)}, variables).labels
     assert labels["zone"] == "us" and labels["Rack"] == "7" and labels["gpu"] == "yes"
     assert labels["hostcore.os"] != "plan9"
-    assert not set(labels) & {"SEED", "seed", "config", "key"}
+    assert not set(labels) & {"SEED", "seed", "config", "key", "note"}
+    assert not [value for value in labels.values() if "SC" in value or "SN" in value]
 
 
 def test_log_levels_of_classic_hosts_are_understood(tmp_path: Path) -> None:

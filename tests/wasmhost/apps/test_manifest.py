@@ -151,7 +151,7 @@ def test_a_capability_has_no_limits(write: Write) -> None:
     assert "a capability has no limits" in str(problem)
 
 
-@pytest.mark.parametrize("name", ["echo", "kvcounter"])
+@pytest.mark.parametrize("name", ["echo", "kvcounter", "kvcounter-redis", "kvcounter-zones"])
 def test_the_manifests_of_this_repository_are_good(name: str) -> None:
     application = load(MANIFESTS / f"{name}.yaml")
     assert application.name == name

@@ -62,6 +62,7 @@ async def test_labels_are_put_seen_everywhere_used_in_auctions_and_removed(
         ({"key": "k" * 300, "value": "x"}, "at most 256"),
         ({"key": "k", "value": HOSTILE}, "printable"),
         ({"key": "hostcore.os", "value": "plan9"}, "hostcore.os"),
+        ({"key": "note", "value": "my " + KeyPair.generate(Role.USER).seed}, "this is a seed"),
     ],
 )
 async def test_a_label_that_cannot_be_is_refused(host: Host, asker: Asker, body: Any, words: str) -> None:

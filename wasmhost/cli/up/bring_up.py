@@ -71,6 +71,8 @@ class Plan:
     """So many in all."""
     verbose: bool
     timeout: float | None
+    host_labels: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    """Labels of single hosts beside those of all, by their numbers; the first one is 1."""
     report_to: int | None = None
     """Descriptor of the pipe on which somebody waits for this process in the background."""
 
@@ -212,10 +214,13 @@ class _Up:
 
         return await (self._in_time(open_once) if self._server is not None else open_once())
 
+    def _labels_of(self, number: int) -> dict[str, str]:
+        return {**self._config.labels, **self._plan.host_labels.get(number, {})}
+
     def _add_further_hosts(self, parts: AsyncExitStack, first: Host) -> None:
         given = settings.resolve(host_flags(self._plan), self._plan.environ, None).document()
         for number in range(2, self._plan.hosts + 1):
-            self._further.append(FurtherHost(number, given, first, self._progress))
+            self._further.append(FurtherHost(number, given, first, self._progress, labels=self._labels_of(number)))
         # They end before the first one: that has the providers, which calls in flight on the others may need.
         parts.push_async_callback(stop_all, self._further)
 
@@ -251,7 +256,7 @@ class _Up:
                     self._progress.step(f"Trusting account {account[:12]}… for now: it signed {_shown(file.path)}.")
                 accounts.add(account)
         accounts.add(Keyring(config.paths).account().public)
-        config = replace(config, trusted_issuers=config.trusted_issuers | accounts)
+        config = replace(config, trusted_issuers=config.trusted_issuers | accounts, labels=self._labels_of(1))
         if self._plan.nats_url is not None:
             return config
         own = NatsEndpoint(url=url)  # credentials of the environment are for another server

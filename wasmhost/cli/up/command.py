@@ -9,6 +9,7 @@ import click
 
 from wasmhost.cli.app import App, context_option, nats_files, output_option, pass_app
 from wasmhost.cli.problems import invalid
+from wasmhost.labels import RESERVED, holds_seed
 
 
 @click.command(short_help="bring up a whole lattice and its applications")
@@ -27,6 +28,14 @@ from wasmhost.cli.problems import invalid
 @click.option("--name", metavar="NAME", help="Name of this host; a second one beside the first needs it.")
 @click.option("--state", metavar="DIR", help="Folder with keys and data (default: that of the user).")
 @click.option("--trust", multiple=True, metavar="ACCOUNT", help="Account whose actors may run here. Repeatable.")
+@click.option("--label", multiple=True, metavar="KEY=VALUE", help="Label of every host. Repeatable.")
+@click.option(
+    "--host-label",
+    "host_label_texts",
+    multiple=True,
+    metavar="N:KEY=VALUE",
+    help="Label of the host number N, which counts from 1. Repeatable.",
+)
 @click.option("--no-local", is_flag=True, help="Calls between actors of this host take the way over NATS.")
 @click.option("--guest-threads", is_flag=True, help="Run actors on threads, not on the event loop: a fallback.")
 @click.option("--allow-anonymous-nats", is_flag=True, help="Accept a remote NATS server that asks for no credentials.")
@@ -47,6 +56,7 @@ def up(
     report_to: int | None,
     fresh: bool,
     nats_url: str | None,
+    host_label_texts: tuple[str, ...],
     verbose: bool,
     timeout: float | None,
     **flags: object,
@@ -63,6 +73,7 @@ def up(
     nats_url = str(given["nats_url"]) if "nats_url" in given else environ.get("WASMHOST_NATS_URL")
     if fresh and nats_url:
         raise invalid("--fresh empties the server that `up` brings along, not the one at --nats-url", "leave one out")
+    host_labels = _host_labels(host_label_texts, hosts)
     if detach:
         from wasmhost import config
         from wasmhost.cli.up.background import arguments_of, launch
@@ -82,6 +93,23 @@ def up(
         hosts=hosts,
         verbose=verbose,
         timeout=timeout,
+        host_labels=host_labels,
         report_to=report_to,
     )
     return asyncio.run(bring_up(plan, app.output))
+
+
+def _host_labels(texts: tuple[str, ...], hosts: int) -> dict[int, dict[str, str]]:
+    """The labels of single hosts, typed as N:KEY=VALUE. Raises Problem."""
+    found: dict[int, dict[str, str]] = {}
+    for text in texts:
+        number, colon, rest = text.partition(":")
+        name, equals, value = rest.partition("=")
+        if not colon or not equals or not name.strip() or not (number.isascii() and number.isdigit()):
+            raise invalid(f"--host-label: '{text}' is not N:KEY=VALUE", "for example --host-label 2:zone=south")
+        if not 1 <= int(number) <= hosts:
+            raise invalid(f"--host-label: there is no host {number} with --hosts {hosts}", "the first one is 1")
+        if name.startswith(RESERVED) or holds_seed(value):
+            raise invalid(f"--host-label: {name} cannot be set", f"{RESERVED}… is detected, and a seed is no label")
+        found.setdefault(int(number), {})[name.strip()] = value.strip()
+    return found

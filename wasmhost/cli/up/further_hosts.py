@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lattice.client import ControlClient
@@ -37,9 +38,17 @@ STOP_GRACE = 10.0
 class FurtherHost:
     """One host beside the first, with a state folder and a key of its own and the settings of the first."""
 
-    def __init__(self, number: int, given: Mapping[str, object], first: Host, progress: Progress) -> None:
+    def __init__(
+        self,
+        number: int,
+        given: Mapping[str, object],
+        first: Host,
+        progress: Progress,
+        *,
+        labels: Mapping[str, str],
+    ) -> None:
         """``given`` are the settings of the command; ``number`` counts from 2. Raises StateError."""
-        config, identity = first.config, first.identity
+        config, identity = replace(first.config, labels=labels), first.identity
         self.name = f"{identity.friendly_name}-{number}"
         self._settings = settings_of_further_host(given, config, identity, self.name)
         self._label = f"host {number}"
