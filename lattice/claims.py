@@ -36,7 +36,7 @@ _I32_MIN, _I32_MAX = -(2**31), 2**31 - 1
 
 
 class Problem(StrEnum):
-    """Why claims were refused. The last three mean "not authorised", all others a bad file."""
+    """Why claims were refused. The last four mean "not authorised", all others a bad file."""
 
     UNSIGNED = "unsigned"
     TWO_TOKENS = "two_tokens"
@@ -47,6 +47,7 @@ class Problem(StrEnum):
     EXPIRED = "expired"
     NOT_YET_VALID = "not_yet_valid"
     UNTRUSTED = "untrusted"
+    REVOKED = "revoked"
 
 
 class ClaimsError(LatticeError):
@@ -64,7 +65,7 @@ class BadClaims(ClaimsError, MalformedMessage):
 
 
 class ClaimsRefused(ClaimsError, NotAuthorized):
-    """Sound claims that do not permit this: untrusted account, expired, not yet valid."""
+    """Sound claims that do not permit this: untrusted account, expired, not yet valid, revoked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,8 @@ class ActorClaims:
     expires: int | None
     not_before: int | None
     token: str
+    token_id: str = ""
+    """``jti``: names this one token, so that it alone can be revoked."""
 
     def as_metadata(self) -> dict[str, str]:
         """The entry of the metadata bucket and of ``get.claims``: strings only, as all clients can read it."""
@@ -137,6 +140,8 @@ class ProviderClaims:
     expires: int | None = None
     not_before: int | None = None
     token: str = ""
+    token_id: str = ""
+    """``jti``; empty for a bundled provider, which has no token."""
 
     def as_metadata(self) -> dict[str, str]:
         """The entry of the metadata bucket and of ``get.claims``: strings only."""
@@ -165,6 +170,7 @@ class ProviderClaims:
 
 
 def _human(seconds: int | None, absent: str) -> str:
+    """A time for people, ``absent`` for none."""
     if seconds is None:
         return absent
     try:
@@ -271,6 +277,7 @@ def _read(token: str, role: Role, noun: str) -> tuple[dict[str, Any], Document]:
         "expires": body.optional_count("exp"),
         "not_before": body.optional_count("nbf"),
         "token": token,
+        "token_id": body.text("jti"),
     }
     return common, body.document("wascap")
 

@@ -29,6 +29,7 @@ from lattice.document import Document
 from lattice.errors import Code, LatticeError, MalformedMessage, RemoteError
 from lattice.events import Event
 from lattice.links import LinkDefinition
+from lattice.revocation import Revocation
 from lattice.transport import Headers, Reply, Transport
 
 log = structlog.get_logger(__name__)
@@ -216,6 +217,15 @@ class ControlClient:
             drain=drain,
         )
         await self._tell(host, "sp", command)
+
+    async def revoke(self, host: str, entry: Revocation) -> None:
+        """Ours: revoke, or lift a revocation. Known to that host when this returns, and to all others soon after."""
+        await self._tell(host, "revoke", entry)
+
+    async def revoked(self, host: str) -> list[Revocation]:
+        """Ours: the revocations that are in force on a host."""
+        answer = await self._ask("revocations", self._subjects.get_revoked(host))
+        return [Revocation.from_dict(entry) for entry in _members("revocations", answer, "revoked")]
 
     async def stop_host(self, host: str, *, timeout: float | None = None) -> None:
         """End a host; ``timeout`` is what it may take to finish calls, in seconds (its own limit when None)."""

@@ -355,6 +355,32 @@ def _health(public_key: str, link_name: str, contract_id: str) -> dict[str, Any]
     return {"public_key": public_key, "link_name": link_name, "contract_id": contract_id}
 
 
+# ---- claims of what runs; ours
+
+
+def claims_expiring(*, public_key: str, name: str, host_id: str, expires_at: int, seconds_left: int) -> Built:
+    """What runs under these claims will be stopped at ``expires_at``, in seconds since the epoch."""
+    return "claims_expiring", {
+        "public_key": public_key,
+        "name": name,
+        "host_id": host_id,
+        "expires_at": expires_at,
+        "seconds_left": seconds_left,
+    }
+
+
+def claims_refused(*, public_key: str, name: str, host_id: str, problem: str, error: str) -> Built:
+    """What ran is stopped: its claims have expired (``expired``), were revoked (``revoked``), or the policy service
+    took back what it had permitted (``denied``)."""
+    return "claims_refused", {
+        "public_key": public_key,
+        "name": name,
+        "host_id": host_id,
+        "problem": problem,
+        "error": error,
+    }
+
+
 # ---- links
 
 

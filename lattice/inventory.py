@@ -137,6 +137,8 @@ class ActorDescription:
     """One entry per instance, as the Elixir hosts list them, or per annotation set."""
     image_digest: str = ""
     """SHA-256 of the whole file in lower-case hex; an extra member that only our hosts send."""
+    error: str = ""
+    """Ours: why it takes no more calls and is about to be stopped; not sent otherwise."""
 
     @property
     def count(self) -> int:
@@ -150,6 +152,7 @@ class ActorDescription:
             "name": self.name,
             **({"image_digest": self.image_digest} if self.image_digest else {}),
             "instances": [instance.to_dict() for instance in self.instances],
+            **({"error": self.error} if self.error else {}),
         }
 
     @classmethod
@@ -160,6 +163,7 @@ class ActorDescription:
             name=fields.optional_text("name"),
             instances=tuple(map(InstanceDescription.from_document, fields.documents("instances"))),
             image_digest=fields.text("image_digest"),
+            error=fields.text("error"),
         )
 
 
@@ -221,6 +225,45 @@ class ProviderDescription:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HaltedDescription:
+    """Ours: an actor or a provider that a host has stopped because it may not run any more."""
+
+    id: str
+    name: str = ""
+    image_ref: str = ""
+    link_name: str = ""
+    """Of a provider; empty for an actor."""
+    state: str = ""
+    """``expired``, ``revoked`` or ``denied``."""
+    error: str = ""
+    at: int = 0
+    """When, in seconds since the epoch."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "name": self.name,
+            "image_ref": self.image_ref,
+            "link_name": self.link_name,
+            "state": self.state,
+            "error": self.error,
+            "at": self.at,
+        }
+
+    @classmethod
+    def from_document(cls, fields: Document) -> HaltedDescription:
+        return cls(
+            id=fields.required_text("id"),
+            name=fields.text("name"),
+            image_ref=fields.text("image_ref"),
+            link_name=fields.text("link_name"),
+            state=fields.text("state"),
+            error=fields.text("error"),
+            at=fields.count("at"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
     """The answer to ``get.{host}.inv``."""
 
@@ -237,6 +280,8 @@ class Inventory:
     """Ours: what does not work on this host, such as storage without JetStream."""
     cordoned: bool = False
     """Ours: the host takes on nothing new."""
+    halted: Sequence[HaltedDescription] = ()
+    """Ours: what was stopped because its claims expired, or it was revoked or denied; not sent when empty."""
 
     def to_dict(self) -> dict[str, Any]:
         document: dict[str, Any] = {
@@ -254,6 +299,8 @@ class Inventory:
             document["degraded"] = self.degraded
         if self.cordoned:
             document["cordoned"] = True
+        if self.halted:
+            document["halted"] = [each.to_dict() for each in self.halted]
         return document
 
     @classmethod
@@ -271,4 +318,5 @@ class Inventory:
             uptime_seconds=fields.count("uptime_seconds"),
             degraded=fields.optional_text("degraded"),
             cordoned=fields.flag("cordoned"),
+            halted=tuple(map(HaltedDescription.from_document, fields.documents("halted"))),
         )

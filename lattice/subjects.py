@@ -150,6 +150,10 @@ class Control:
     def get_inventory(self, host: str) -> str:
         return f"{self.root}.get.{_token('host key', host)}.inv"
 
+    def get_revoked(self, host: str) -> str:
+        """Ours: the revocations that are in force on a host."""
+        return f"{self.root}.get.{_token('host key', host)}.revoked"
+
     def get_host_pattern(self, host: str) -> str:
         """Everything that is asked of one host."""
         return f"{self.root}.get.{_token('host key', host)}.*"

@@ -23,7 +23,6 @@ class ActorEntry:
     actor: RunningActor
     inbound: Inbound
     scale: Scale = field(default_factory=Scale)
-    expiry: asyncio.TimerHandle | None = None
     _leaving: dict[asyncio.Task[None], ActorPool] = field(default_factory=dict)
 
     def switch(self, new: RunningActor, *, patience: float, when_gone: Callable[[], None]) -> None:
@@ -58,8 +57,6 @@ class ActorEntry:
 
     async def close(self) -> None:
         """End what is left; its callers are told."""
-        if self.expiry is not None:
-            self.expiry.cancel()
         leaving = list(self._leaving)
         for task in leaving:
             task.cancel()

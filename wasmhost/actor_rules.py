@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from lattice.claims import ActorClaims
 from lattice.errors import Code, LatticeError
 from wasmhost import limits
 from wasmhost.actor_entry import ActorEntry
@@ -94,17 +95,23 @@ def require_stoppable(entry: ActorEntry | None, key: str, annotations: Annotatio
 
 
 def require_update(entry: ActorEntry | None, image: ActorImage, annotations: Annotations) -> ActorEntry:
-    """The running actor that ``image`` is a newer revision of; refuses everything else."""
+    """The running actor that ``image`` is a newer revision of, or renewed claims for; refuses everything else."""
     key, revision = image.claims.subject, image.claims.revision
     if entry is None:
         raise ActorError(f"actor not found: {key} is not running on this host", code=Code.NOT_RUNNING)
     if annotations and not entry.scale.count(annotations):
         raise ActorError("actor instance with matching annotations not found", code=Code.NOT_RUNNING)
     present = entry.actor.claims.revision
-    if revision <= present:
+    if revision <= present and not is_renewal(entry.actor.claims, image.claims):
         raise ActorError(
             f"{image.reference} holds revision {revision}, which is not newer than the running {present}; "
             "sign it with a higher revision, or stop the actor and start this one",
             code=Code.CONFLICT,
         )
     return entry
+
+
+def is_renewal(present: ActorClaims, new: ActorClaims) -> bool:
+    """Whether ``new`` is a later token of the same account for the same code in the same revision."""
+    same = (present.hash, present.issuer, present.revision) == (new.hash, new.issuer, new.revision)
+    return same and new.token_id != present.token_id and new.issued_at >= present.issued_at

@@ -14,6 +14,7 @@ from wasmhost.guest.pool import ActorPool
 from wasmhost.images.actor_file import ActorImage
 from wasmhost.inbound import Inbound
 from wasmhost.outbound import Outbound
+from wasmhost.policy.calls import CallPolicy
 from wasmhost.spies import Spies
 
 
@@ -31,8 +32,10 @@ class ActorStarter:
         outbound: Outbound,
         spies: Spies | None = None,
         call_events: CallEvents | None = None,
+        call_policy: CallPolicy | None = None,
         trace: bool = False,
     ) -> None:
+        self._call_policy = call_policy
         self._call_events = call_events
         self._config = config
         self._engine = engine
@@ -78,6 +81,7 @@ class ActorStarter:
             longest_timeout=actor.pool.limits.deadline,
             spies=self._spies,
             call_events=self._call_events,
+            policy=self._call_policy,
             trace=self._trace,
         )
         try:

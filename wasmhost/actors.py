@@ -7,7 +7,6 @@ through events; a failure is both raised to the caller and published.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -16,7 +15,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from lattice.chunks import Chunks
-from lattice.claims import check_times
+from lattice.claims import ActorClaims, ClaimsRefused, check_times
 from lattice.errors import Code, LatticeError
 from lattice.inventory import ActorDescription, InstanceDescription
 from lattice.keys import Role, is_key
@@ -43,6 +42,10 @@ from wasmhost.guest.calls import Limits
 from wasmhost.guest.engine import Engine
 from wasmhost.images.actor_file import ActorImage, load_actor
 from wasmhost.outbound import Outbound
+from wasmhost.policy.calls import CallPolicy
+from wasmhost.policy.expiry import ClaimsClock, ExpiryWatch
+from wasmhost.policy.gate import Gate
+from wasmhost.policy.halted import EXPIRED, HaltedBook
 from wasmhost.scale import Annotations, Change
 from wasmhost.spies import Spies
 from wasmhost.starts import Starts
@@ -53,7 +56,6 @@ MOST_INSTANCES: Final = 1000
 """Instances of one actor on one host."""
 UNBOUNDED: Final = 100
 """What a command without a count (null: as many as needed) is taken for; instances start only when needed."""
-_LONGEST_TIMER: Final = 86_400.0
 _START_PATIENCE: Final = 1.5
 """Seconds that a command waits for the start of its actor, which may be under way: clients wait 2 s for its answer."""
 _LAST_CALLS: Final = 1.0
@@ -79,13 +81,17 @@ class ActorRegistry:
         put_reference: Callable[[str, str], Awaitable[None]] | None = None,
         known_claims: Callable[[str], Mapping[str, str] | None] = lambda _key: None,
         call_events: CallEvents | None = None,
-        clock: Callable[[], float] = time.time,
+        gate: Gate | None = None,
+        expiry: ExpiryWatch | None = None,
+        halted: HaltedBook | None = None,
+        call_policy: CallPolicy | None = None,
         spies: Spies | None = None,
         trace: bool = False,
     ) -> None:
         """``put_claims`` makes an actor's claims known to the lattice, ``put_reference`` which key its image holds.
 
         A failure of either is logged; the actor runs. ``known_claims`` is what the lattice knows of a public key.
+        ``call_policy`` is asked about calls, if given.
         """
         self._config = config
         self._starter = ActorStarter(
@@ -97,18 +103,22 @@ class ActorRegistry:
             outbound=outbound,
             spies=spies,
             call_events=call_events,
+            call_policy=call_policy,
             trace=trace,
         )
+        self._gate = gate or Gate()
+        self._expiry = expiry or ExpiryWatch(ClaimsClock(), publish_event, host_id)
+        self._halted = halted or HaltedBook(publish_event, host_id)
+        self._clock = self._expiry.clock
         self._directory = directory
         self._events = ActorEvents(publish_event, host_id)
         self._put_claims = put_claims
         self._put_reference = put_reference
         self._known_claims = known_claims
-        self._clock = clock
         self._entries: dict[str, ActorEntry] = {}
         self._starts = Starts()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._expirations: set[asyncio.Task[None]] = set()
+        self._halting: set[asyncio.Task[None]] = set()
         self._draining = False
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever what is wanted here has changed, before anybody is told."""
@@ -235,6 +245,7 @@ class ActorRegistry:
             async with self._lock(key):
                 self._require_open()
                 entry = require_update(self._entries.get(key), image, wanted)
+                await self._gate.permit_actor(image.claims)
                 accepted()
                 revision = image.claims.revision
                 async with Attempt(self._events, reference, wanted, key, updating=entry.scale, revision=revision):
@@ -271,7 +282,7 @@ class ActorRegistry:
         returned.
         """
         self._draining = True
-        for task in self._expirations:
+        for task in self._halting:
             task.cancel()
         entries = list(self._entries.values())
         abandoned = 0
@@ -309,10 +320,12 @@ class ActorRegistry:
                 raise ActorError("the actor was stopped meanwhile; start it again", code=Code.NOT_RUNNING)
             known = self._known_claims(image.claims.subject)
             check_downgrade(image, known, refuse=self._config.refuse_downgrades)
+            await self._gate.permit_actor(image.claims)
             entry = await self._start(image, count, self._limits(wanted))
         elif count > entry.scale.count(wanted):
             check_times(entry.actor.claims, self._clock())
             require_same_limits(entry.actor, wanted)
+            await self._gate.permit_actor(entry.actor.claims)
         change = entry.scale.set(wanted, count)
         if change is None:
             return None
@@ -340,13 +353,15 @@ class ActorRegistry:
         entry = ActorEntry(actor, inbound)
         try:
             self._require_open()
-        except ActorError:
+            self._gate.revocations.check(actor.claims)  # it may have been revoked meanwhile
+        except LatticeError:
             await entry.close()
             raise
         self._entries[actor.key] = entry
+        self._halted.forget(actor.key)
         if not self._directory.add(actor):
             log.warning("actor.alias_taken", actor=actor.key, call_alias=actor.claims.call_alias)
-        self._arm_expiry(entry)
+        self._watch_expiry(entry)
         await self._introduce(actor)
         log.info(
             "actor.started", actor=actor.key, name=actor.claims.name, reference=image.reference, instances=instances
@@ -361,6 +376,7 @@ class ActorRegistry:
         try:
             await self._introduce(new)  # who hears of the update can look up its claims
             self._require_open()
+            self._gate.revocations.check(new.claims)
             if self._entries.get(old.key) is not entry:
                 raise ActorError("the actor was stopped meanwhile; start it again", code=Code.NOT_RUNNING)
         except BaseException:
@@ -378,7 +394,7 @@ class ActorRegistry:
         self.on_change()
         for started, _ in changes:
             self._events.updated(new, started)
-        self._arm_expiry(entry)
+        self._watch_expiry(entry)
         log.info(
             "actor.updated",
             actor=new.key,
@@ -401,19 +417,19 @@ class ActorRegistry:
         if self._draining:
             raise ActorError("this host is stopping; start the actor on another one", code=Code.NOT_RUNNING)
 
-    async def _shrink(self, entry: ActorEntry, changes: list[Change]) -> None:
+    async def _shrink(self, entry: ActorEntry, changes: list[Change], patience: float | None = None) -> None:
         self.on_change()
         if entry.scale.total == 0:
-            await self._finish(entry)
+            await self._finish(entry, self._config.drain_timeout if patience is None else patience)
         else:
             entry.actor.pool.resize(entry.scale.total)
         self._tell(entry, changes)
 
-    async def _finish(self, entry: ActorEntry) -> None:
-        """Stop one actor: no new calls, then the ones in flight, then its instances."""
+    async def _finish(self, entry: ActorEntry, patience: float) -> None:
+        """Stop one actor: no new calls, then the ones in flight, which get ``patience`` seconds, then its instances."""
         self._directory.remove(entry.actor)
         try:
-            async with asyncio.timeout(self._config.drain_timeout):
+            async with asyncio.timeout(patience):
                 await entry.leave_queue_group()
                 await entry.drain()
         except TimeoutError:
@@ -424,33 +440,48 @@ class ActorRegistry:
         self._directory.remove(entry.actor)
         if self._entries.get(entry.actor.key) is entry:
             del self._entries[entry.actor.key]
+            self._expiry.forget(entry.actor.key)
         await entry.close()
         log.info("actor.stopped", actor=entry.actor.key, name=entry.actor.claims.name)
 
-    def _arm_expiry(self, entry: ActorEntry) -> None:
-        """Stop the actor when its claims expire; timers of a day at most, as the wall clock may be set."""
-        if entry.expiry is not None:
-            entry.expiry.cancel()
-            entry.expiry = None
-        expires = entry.actor.claims.expires
-        if expires is None:
-            return
-        left = expires - self._clock()
-        if left > 0:
-            delay = min(left + 0.05, _LONGEST_TIMER)
-            entry.expiry = asyncio.get_running_loop().call_later(delay, self._arm_expiry, entry)
-            return
-        task = asyncio.create_task(self._expire(entry), name=f"expiry of {entry.actor.key}")
-        self._expirations.add(task)
-        task.add_done_callback(self._expirations.discard)
+    def _watch_expiry(self, entry: ActorEntry) -> None:
+        claims = entry.actor.claims
 
-    async def _expire(self, entry: ActorEntry) -> None:
-        async with self._lock(entry.actor.key):
-            expires = entry.actor.claims.expires  # an update may have come in between
-            if self._entries.get(entry.actor.key) is not entry or expires is None or expires > self._clock():
-                return
-            log.warning("actor.expired", actor=entry.actor.key, name=entry.actor.claims.name)
-            await self._shrink(entry, entry.scale.remove({}))
+        def expired() -> None:
+            try:
+                check_times(claims, self._clock())
+            except ClaimsRefused as error:
+                self.halt(claims, problem=EXPIRED, error=str(error))
+
+        self._expiry.watch(claims.subject, claims, expired)
+
+    def running_claims(self) -> list[ActorClaims]:
+        """The claims of everything that runs."""
+        return [entry.actor.claims for entry in self._entries.values()]
+
+    def halt(self, claims: ActorClaims, *, problem: str, error: str, at_once: bool = False) -> None:
+        """Let what runs under these claims take no new call from now on, and begin to stop it.
+
+        Calls in flight are finished first, within the drain time; with ``at_once`` they are given up. ``problem`` is
+        one of the words of :mod:`wasmhost.policy.halted`, ``error`` tells users why.
+        """
+        entry = self._entries.get(claims.subject)
+        if entry is None or entry.actor.claims is not claims:
+            return
+        entry.actor.barred = error
+        task = asyncio.create_task(
+            self._halt(entry, entry.actor, problem, error, at_once), name=f"halt of {claims.subject}"
+        )
+        self._halting.add(task)
+        task.add_done_callback(self._halting.discard)
+
+    async def _halt(self, entry: ActorEntry, actor: RunningActor, problem: str, error: str, at_once: bool) -> None:
+        async with self._lock(actor.key):
+            if self._entries.get(actor.key) is not entry or entry.actor is not actor:
+                return  # stopped, or updated to other claims
+            log.warning("actor.halted", actor=actor.key, name=actor.claims.name, problem=problem, reason=error)
+            self._halted.note(actor.claims, reference=actor.reference, problem=problem, error=error)
+            await self._shrink(entry, entry.scale.remove({}), patience=0.0 if at_once else None)
 
     def _running(self, actor_id: str | None, reference: str) -> ActorEntry | None:
         if actor_id:
@@ -474,6 +505,7 @@ class ActorRegistry:
             image_ref=actor.reference,
             name=actor.claims.name,
             image_digest=actor.digest,
+            error=actor.barred,
             instances=[
                 InstanceDescription(
                     instance_id=instance,

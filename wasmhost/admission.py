@@ -107,7 +107,9 @@ class Admission:
         self.require_current(actor)
 
     def require_current(self, actor: RunningActor) -> None:
-        """Raise NotAuthorized when the claims of ``actor`` have expired: it takes no new calls then."""
+        """Raise NotAuthorized when ``actor`` takes no new calls: its claims have expired, or it was revoked."""
+        if actor.barred:
+            raise NotAuthorized(actor.barred)
         expires = actor.claims.expires
         if expires is not None and expires <= self._clock():
             raise NotAuthorized(f"the claims of actor {actor.key} have expired; sign it again and restart it")

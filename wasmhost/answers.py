@@ -21,6 +21,7 @@ from wasmhost.inventory import HostFacts
 from wasmhost.labels import BAD_LABEL
 from wasmhost.linking import Linking
 from wasmhost.metadata import Metadata
+from wasmhost.policy.revocations import Revocations
 from wasmhost.registries import BAD_REGISTRIES, Registries
 from wasmhost.supervisor import ProviderSupervisor
 
@@ -61,6 +62,7 @@ class Answers:
         linking: Linking,
         configuration: ConfigStore,
         registries: Registries,
+        revocations: Revocations,
         publisher: EventPublisher,
         commands: Commands,
     ) -> None:
@@ -70,6 +72,7 @@ class Answers:
         self._linking = linking
         self._configuration = configuration
         self._registries = registries
+        self._revocations = revocations
         self._publisher = publisher
         self._commands = commands
 
@@ -144,6 +147,8 @@ class Answers:
                     fields.required_text("provider_id"), fields.text("link_name") or DEFAULT_LINK_NAME
                 )
                 return ProviderLaunch(sealed_configuration=sealed).to_dict()
+            case (host, "revoked") if host == self._facts.host_id:
+                return {"revoked": [entry.to_dict() for entry in self._revocations.all()]}
         raise _unsupported()
 
     async def _configure(self, what: Tokens, body: bytes) -> None:

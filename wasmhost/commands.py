@@ -16,9 +16,11 @@ import structlog
 from lattice.control import LaunchActor, ScaleActor, StartProvider, StopActor, StopHost, StopProvider, UpdateActor
 from lattice.errors import Code, LatticeError, MalformedMessage
 from lattice.keys import Role, is_key
+from lattice.revocation import Revocation
 from wasmhost.actor_rules import ActorError
 from wasmhost.actors import ActorRegistry
 from wasmhost.duties import Duties
+from wasmhost.policy.revocations import Revocations
 from wasmhost.supervisor import ProviderSupervisor
 
 log = structlog.get_logger(__name__)
@@ -57,6 +59,7 @@ class Commands:
         providers: ProviderSupervisor,
         duties: Duties,
         cordon: Callable[[bool], None],
+        revocations: Revocations,
         stop_host: Callable[[float | None], None],
         spawn: Spawn,
     ) -> None:
@@ -68,6 +71,7 @@ class Commands:
         self._providers = providers
         self._duties = duties
         self._cordon = cordon
+        self._revocations = revocations
         self._stop_host = stop_host
         self._spawn = spawn
         self._verbs: Mapping[str, Verb] = {
@@ -79,6 +83,7 @@ class Commands:
             "sp": Verb(self._stop_provider, StopProvider.REFUSAL),
             "cordon": Verb(self._close, "Invalid cordon request"),
             "uncordon": Verb(self._open, "Invalid uncordon request"),
+            "revoke": Verb(self._revoke, "Invalid revocation"),
             "stop": Verb(self._stop, StopHost.REFUSAL, "Target host {} is not active, stop request ignored."),
         }
 
@@ -187,6 +192,16 @@ class Commands:
 
     async def _open(self, body: Any) -> None:
         self._cordon(False)
+
+    async def _revoke(self, body: Any) -> None:
+        """Ours. Acknowledged once it is stored, or known to this host where nothing can be."""
+        entry = Revocation.from_dict(body)
+        if entry.lifted and self._revocations.is_fixed(entry.key):
+            raise LatticeError(
+                f"{entry.id} is revoked by the settings of this host; remove it there (setting revoked)",
+                code=Code.CONFLICT,
+            )
+        await self._revocations.put(entry)
 
     async def _stop(self, body: Any) -> None:
         command = StopHost.from_dict(body)

@@ -19,6 +19,7 @@ from wasmhost.endpoint import NatsEndpoint, endpoint
 from wasmhost.guest.calls import Limits
 from wasmhost.labels import holds_seed
 from wasmhost.limits import LIMITS, changed
+from wasmhost.policy.config import PolicyConfig, read_policy
 from wasmhost.settings import SETTINGS, Resolved, SettingsError, resolve
 from wasmhost.state import StatePaths, locate
 
@@ -80,6 +81,10 @@ class HostConfig:
     0.10 counts instances right with ``0.82`` only."""
     refuse_downgrades: bool = False
     """Start no older revision of an actor than this lattice has seen."""
+    policy: PolicyConfig | None = None
+    """None: nobody is asked."""
+    revoked: tuple[str, ...] = ()
+    """Keys and token ids that are revoked on this host, whatever the lattice says."""
     rpc_events: bool = False
     """Publish an event for every call, as the Elixir hosts do."""
     config_service: bool = False
@@ -115,6 +120,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
     """
     try:
         r = resolve(flags, environ, file)
+        policy = read_policy(r, environ)
     except SettingsError as exc:
         raise ConfigError(exc.problems) from exc
     return HostConfig(
@@ -139,6 +145,8 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
         allow_anonymous_nats=r.flag("allow_anonymous_nats"),
         manager_form="0.82" if r.text("manager_form") == "0.82" else "legacy",
         refuse_downgrades=r.flag("refuse_downgrades"),
+        policy=policy,
+        revoked=r.list("revoked"),
         rpc_events=r.flag("rpc_events"),
         config_service=r.flag("config_service_enabled"),
         restore=not r.flag("no_restore"),

@@ -27,6 +27,7 @@ from wasmhost.events import EventPublisher
 from wasmhost.inventory import HostFacts
 from wasmhost.linking import Linking
 from wasmhost.metadata import Metadata
+from wasmhost.policy.revocations import Revocations
 from wasmhost.registries import Registries
 from wasmhost.supervisor import ProviderSupervisor
 
@@ -53,6 +54,7 @@ class ControlServer:
         linking: Linking,
         configuration: ConfigStore,
         registries: Registries,
+        revocations: Revocations,
         publisher: EventPublisher,
         duties: Duties,
         stop_host: Callable[[float | None], None],
@@ -72,6 +74,7 @@ class ControlServer:
             linking=linking,
             configuration=configuration,
             registries=registries,
+            revocations=revocations,
             publisher=publisher,
             commands=Commands(
                 facts.host_id,
@@ -79,6 +82,7 @@ class ControlServer:
                 providers=providers,
                 duties=duties,
                 cordon=self._cordon,
+                revocations=revocations,
                 stop_host=stop_host,
                 spawn=self._spawn,
             ),

@@ -23,6 +23,8 @@ class RunningActor:
     entity: Entity = field(init=False)
     capabilities: frozenset[str] = field(init=False)
     """Contracts granted by the claims; empty texts, which real files hold, grant nothing."""
+    barred: str = ""
+    """Why it takes no new calls; empty while it does."""
 
     def __post_init__(self) -> None:
         self.key = self.claims.subject

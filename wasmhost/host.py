@@ -46,6 +46,7 @@ from wasmhost.log_book import LogBook
 from wasmhost.metadata import Metadata
 from wasmhost.observation_server import ObservationServer
 from wasmhost.outbound import Outbound
+from wasmhost.policy.room import PolicyRoom
 from wasmhost.provider_image import ProviderImages
 from wasmhost.registries import Registries
 from wasmhost.sealing import Seal
@@ -74,6 +75,7 @@ class Host:
         self.providers: ProviderSupervisor
         self.linking: Linking
         self.facts: HostFacts
+        self.policy: PolicyRoom
         self.registries = Registries()
         self._stopping = asyncio.Event()
         self._drain_timeout: float | None = None
@@ -141,15 +143,26 @@ class Host:
         await self.lattice_state.open()
 
         parts.callback(lambda: publisher.publish(*self.facts.stopped()))
+        self.policy = policy = await self._open_policy(parts, control, publisher)
         holding = Holding()
         self.providers = providers = ProviderSupervisor(
-            config, identity, metadata, publisher.publish, rpc, images=self._images(config), holding=holding
+            config,
+            identity,
+            metadata,
+            publisher.publish,
+            rpc,
+            images=self._images(config),
+            holding=holding,
+            gate=policy.gate,
+            expiry=policy.expiry,
+            halted=policy.halted,
         )
         parts.push_async_callback(providers.close)
 
         trace = config.log_level == "debug"
         admission = Admission(Authority.for_host(identity.cluster, identity.issuers, config.lattice))
         directory = ActorDirectory()
+        call_policy = policy.calls(directory)
         chunks = Chunks(rpc, config.lattice, domain=config.js_domain or "")
         parts.push_async_callback(chunks.close)
         spies = Spies()
@@ -164,6 +177,8 @@ class Host:
             linked=LinkedCalls(metadata, holding=holding, repeat_link=providers.repeat_link),
             provider_status=providers.failure_of,
             provider_stalled=providers.stalled,
+            halted=policy.halted.reason,
+            policy=call_policy,
             spies=spies,
             call_events=call_events,
             trace=trace,
@@ -181,14 +196,19 @@ class Host:
             put_claims=metadata.put_claims,
             put_reference=metadata.put_reference,
             known_claims=metadata.claims_of,
+            gate=policy.gate,
+            expiry=policy.expiry,
+            halted=policy.halted,
+            call_policy=call_policy,
             spies=spies,
             call_events=call_events,
             trace=trace,
         )
         parts.push_async_callback(self._drain_actors)
+        policy.enforce(actors, providers)
 
         self.linking = linking = Linking(
-            metadata, providers, publisher.publish, holding=holding, grace=config.rpc_timeout
+            metadata, providers, publisher.publish, holding=holding, gate=policy.gate, grace=config.rpc_timeout
         )
         parts.push_async_callback(linking.close)
         duties = await self._open_duties(parts)
@@ -201,6 +221,7 @@ class Host:
             lattice_state=self.lattice_state,
             duties=duties,
             cordon=Cordon(config.paths.host),
+            halted=policy.halted,
             guests=engine.variant,
         )
         await self._open_observation(parts, control, control_subjects, spies, book)
@@ -214,6 +235,7 @@ class Host:
             linking=linking,
             configuration=ConfigStore(control, config.lattice, publisher.publish, js_domain=config.js_domain),
             registries=self.registries,
+            revocations=policy.revocations,
             publisher=publisher,
             duties=duties,
             stop_host=self.request_stop,
@@ -265,6 +287,19 @@ class Host:
         )
         parts.push_async_callback(observation.close)
         await observation.start()
+
+    async def _open_policy(self, parts: AsyncExitStack, control: Connection, publisher: EventPublisher) -> PolicyRoom:
+        """What may run here; known before anything is started."""
+        policy = PolicyRoom(
+            self.config,
+            self.identity,
+            control,
+            publisher.publish,
+            labels=lambda: self.facts.labels.all,
+            known_claims=self.metadata.claims_of,
+        )
+        await policy.open(parts, self.lattice_state)
+        return policy
 
     async def _open_duties(self, parts: AsyncExitStack) -> Duties:
         """What was asked of this host before; closed before its actors and providers end, as that is no request."""

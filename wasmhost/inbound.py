@@ -26,6 +26,7 @@ from wasmhost.budget import Budget
 from wasmhost.call_events import CallEvents
 from wasmhost.directory import RunningActor
 from wasmhost.guest.calls import CallContext, GuestCall
+from wasmhost.policy.calls import CallPolicy
 from wasmhost.spies import Spies
 
 log = structlog.get_logger()
@@ -53,11 +54,14 @@ class Inbound:
         refusals: Budget | None = None,
         spies: Spies | None = None,
         call_events: CallEvents | None = None,
+        policy: CallPolicy | None = None,
         trace: bool = False,
     ) -> None:
         """Durations in seconds: ``default_timeout`` for a call that names no deadline, ``longest_timeout`` whatever it
-        names. ``call_events`` are told of every call, if given; ``trace``: log every call at debug level.
+        names. ``call_events`` are told of every call, ``policy`` is asked about it, if given; ``trace``: log every call
+        at debug level.
         """
+        self._policy = policy
         self._call_events = call_events
         self._actor = actor
         self._transport = transport
@@ -125,7 +129,10 @@ class Inbound:
             if invocation.chunked:
                 self._spawn(self._begin_chunked(invocation, headers, reply))
                 return
-            call = self._begin(invocation, headers)
+            if self._policy is None:
+                call = self._begin(invocation, headers)
+            elif (call := self._begin_permitted(self._policy, invocation, headers, reply)) is None:
+                return
             if call.done:
                 self._succeed(reply, invocation, call, call.result())
                 return
@@ -153,6 +160,42 @@ class Inbound:
         self._admission.admit(invocation, self._actor)
         context = CallContext(deadline=self._loop.time() + allowed, invocation_id=invocation.id)
         return self._actor.pool.begin(invocation.operation, invocation.msg, context)
+
+    def _begin_permitted(
+        self, policy: CallPolicy, invocation: Invocation, headers: Headers, reply: str
+    ) -> GuestCall | None:
+        """As :meth:`_begin` where calls need a permission; None while it is asked for.
+
+        Only for calls that are sound, so that nobody else can have us ask.
+        """
+        deadline = self._loop.time() + self._allowed(headers, len(invocation.msg))
+        self._admission.admit(invocation, self._actor)
+        if not policy.decided(invocation.origin, self._actor):
+            self._spawn(self._ask_and_run(policy, invocation, deadline, reply))
+            return None
+        context = CallContext(deadline=deadline, invocation_id=invocation.id)
+        return self._actor.pool.begin(invocation.operation, invocation.msg, context)
+
+    async def _ask_and_run(self, policy: CallPolicy, invocation: Invocation, deadline: float, reply: str) -> None:
+        try:
+            await self._ask(policy, invocation, deadline)
+            actor = self._actor  # maybe an update of the one that the call was let in for
+            self._admission.authorise(invocation, actor)
+            context = CallContext(deadline=deadline, invocation_id=invocation.id)
+            call = actor.pool.begin(invocation.operation, invocation.msg, context)
+        except Exception as exc:
+            self._fail(reply, invocation, exc)
+        else:
+            await self._finish(call, reply, invocation)
+
+    async def _ask(self, policy: CallPolicy, invocation: Invocation, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await policy.permit(invocation.origin, self._actor)
+        except TimeoutError:
+            raise Unreachable(
+                "the call's time ran out before the policy service answered", code=Code.TIMED_OUT
+            ) from None
 
     def _allowed(self, headers: Headers, size: int, more: float = 0.0) -> float:
         """Seconds for a call of ``size`` bytes, ``more`` than usual where its caller does not say how long it waits.
@@ -186,6 +229,8 @@ class Inbound:
     ) -> None:
         arrived, msg = time.time_ns() // 1000, b""
         try:
+            if self._policy is not None:
+                await self._ask(self._policy, invocation, deadline)
             msg = await self._chunks.receive(
                 invocation.id,
                 length,

@@ -17,6 +17,7 @@ from wasmhost.identity import Identity
 from wasmhost.labels import Labels
 from wasmhost.lattice_state import LatticeState
 from wasmhost.metadata import Metadata
+from wasmhost.policy.halted import HaltedBook
 from wasmhost.supervisor import ProviderSupervisor
 
 
@@ -34,10 +35,12 @@ class HostFacts:
         lattice_state: LatticeState,
         duties: Duties,
         cordon: Cordon,
+        halted: HaltedBook,
         guests: str = "",
     ) -> None:
         """``guests``: how actors run, ``suspendable`` or ``threads``."""
         self._guests = guests
+        self._halted = halted
         self._config = config
         self._identity = identity
         self.cordon = cordon
@@ -100,6 +103,7 @@ class HostFacts:
             uptime_seconds=self.uptime,
             degraded=self.degraded,
             cordoned=self.cordon.closed,
+            halted=self._halted.descriptions(),
         )
 
     def started(self) -> Built:

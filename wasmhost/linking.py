@@ -22,6 +22,7 @@ from wasmhost.health import Condition
 from wasmhost.holding import Holding
 from wasmhost.link_telling import SETTLE
 from wasmhost.metadata import Metadata
+from wasmhost.policy.gate import Gate
 from wasmhost.supervisor import ProviderSupervisor
 from wasmhost.surroundings import Publish
 
@@ -44,6 +45,7 @@ class Linking:
         publish_event: Publish,
         *,
         holding: Holding | None = None,
+        gate: Gate | None = None,
         grace: float,
     ) -> None:
         """``holding``: the calls of this host's actors.
@@ -53,6 +55,7 @@ class Linking:
         self._metadata = metadata
         self._supervisor = supervisor
         self._publish = publish_event
+        self._gate = gate or Gate()
         self._holding = holding or Holding()
         self._grace = grace
         self._turns: dict[LinkKey, _Turn] = {}
@@ -61,12 +64,16 @@ class Linking:
         metadata.on_link_deleted = self._on_deleted
 
     async def put(self, link: LinkDefinition) -> None:
-        """Put a link, or change the one that it replaces. Raises LatticeError when it is malformed or not stored."""
+        """Put a link, or change the one that it replaces.
+
+        Raises LatticeError when it is malformed, not permitted or not stored.
+        """
         link.check().check_size()
         async with self._turn(link.key):
             present = self._metadata.links.resolve(*link.key)
             if present == link:
                 return
+            await self._gate.permit_link(link)
             answered = present is None or await self._prepare(link, present)
             async with contextlib.nullcontext() if answered else self._told_anew(link):
                 try:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Protocol
 
 from lattice.chunks import LARGEST
-from lattice.errors import Code, LatticeError, Unreachable
+from lattice.errors import Code, LatticeError, NotAuthorized, Unreachable
 from lattice.invocation import Entity
 from lattice.keys import Role, is_key
 from lattice.links import LinkDefinition, LinkTable
@@ -25,6 +25,7 @@ from wasmhost.call_events import CallEvents
 from wasmhost.directory import ActorDirectory, RunningActor
 from wasmhost.guest.calls import CallContext, HostCall, HostCallHandler
 from wasmhost.linked_calls import LinkedCalls
+from wasmhost.policy.calls import CallPolicy
 from wasmhost.spies import Spies
 
 DEEPEST_LOCAL_CALL: Final = 64
@@ -74,6 +75,8 @@ class Outbound:
         linked: LinkedCalls | None = None,
         provider_status: Callable[[str, str], str] = lambda provider, link_name: "",
         provider_stalled: Callable[[str, str], str] = lambda provider, link_name: "",
+        halted: Callable[[str], str] = lambda actor: "",
+        policy: CallPolicy | None = None,
         spies: Spies | None = None,
         call_events: CallEvents | None = None,
         trace: bool = False,
@@ -81,8 +84,9 @@ class Outbound:
         """``local``: calls to an actor in ``directory`` skip the lattice.
 
         ``linked`` sends calls to providers. ``provider_status(provider key, link name)`` says what is wrong with a
-        provider of this host, or ""; ``provider_stalled`` why a call to one need not even be tried. ``call_events`` are
-        told of every call, if given; ``trace``: log every call at debug level.
+        provider of this host, or ""; ``provider_stalled`` why a call to one need not even be tried;
+        ``halted(actor key)`` why this host has stopped that actor, or "". ``policy`` is asked about calls between
+        actors of this host, ``call_events`` are told of every call, if given; ``trace``: log every call at debug level.
         """
         self._lattice = lattice
         self._rpc = rpc
@@ -93,6 +97,8 @@ class Outbound:
         self._linked = linked or LinkedCalls(view)
         self._provider_status = provider_status
         self._provider_stalled = provider_stalled
+        self._halted = halted
+        self._policy = policy
         self._spies = spies or Spies()
         self._call_events = call_events
         self._trace = trace
@@ -226,6 +232,8 @@ class Outbound:
         try:  # its host tells of this call
             return await self._call_remote(origin, target, call, allowed, max_reply)
         except Unreachable as exc:
+            if exc.code is Code.NO_RESPONDERS and (reason := self._halted(key)):
+                raise NotAuthorized(f"Failed to perform RPC call: {reason}") from exc
             raise Unreachable(
                 f"Failed to perform RPC call: request timeout: actor {key}: {exc}; see: wasmhost get actors",
                 code=exc.code,
@@ -255,6 +263,9 @@ class Outbound:
                     code=Code.OVERLOADED,
                 )
             self._admission.require_current(target)
+            if self._policy is not None and not self._policy.decided(origin, target):
+                async with asyncio.timeout(allowed):
+                    await self._policy.permit(origin, target)
             inner = CallContext(
                 deadline=self._loop.time() + allowed, invocation_id=context.invocation_id, depth=context.depth + 1
             )
@@ -262,10 +273,11 @@ class Outbound:
             reply = guest.result() if guest.done else await guest.wait()
         except Exception as exc:
             error = exc
-            if isinstance(exc, Unreachable):
+            if isinstance(exc, TimeoutError | Unreachable):
                 raise Unreachable(
-                    f"Failed to perform RPC call: request timeout: actor {target.key} on this host: {exc}",
-                    code=exc.code,
+                    f"Failed to perform RPC call: request timeout: actor {target.key} on this host: "
+                    f"{exc or 'no answer of the policy service'}",
+                    code=exc.code if isinstance(exc, Unreachable) else Code.TIMED_OUT,
                 ) from exc
             raise
         finally:

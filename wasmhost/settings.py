@@ -19,6 +19,7 @@ import yaml
 
 from lattice.errors import MalformedMessage
 from lattice.keys import KeyPair, Role, is_key
+from lattice.revocation import Revocation
 from wasmhost.limits import LIMITS, Limit
 
 Value = str | float | bool | tuple[str, ...] | Mapping[str, str]
@@ -68,6 +69,13 @@ def _prefix(value: object) -> str:
     text = _text(value)
     if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", text):
         raise _Unusable(f"{text!r} is not a subject prefix of letters, digits, '_' and '-' separated by '.'")
+    return text
+
+
+def _subject(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[^\s.*>]+(\.[^\s.*>]+)*", text):
+        raise _Unusable(f"{text!r} is not a NATS subject without wildcards")
     return text
 
 
@@ -146,6 +154,16 @@ def _keys(role: Role, what: str) -> Parser:
         return keys
 
     return parse
+
+
+def _revocations(value: object) -> tuple[str, ...]:
+    items = tuple(item for part in _items(value) for item in _items(part))
+    for item in items:
+        try:
+            Revocation(id=item).check()
+        except MalformedMessage as exc:
+            raise _Unusable(f"{_hidden_if_seed(item)} cannot be revoked: {exc}") from None
+    return items
 
 
 def _choice(*choices: str) -> Parser:
@@ -299,6 +317,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("provider_keys", _choice("derived", "cluster"), "derived", ("WASMHOST_PROVIDER_KEYS",)),
     Setting("manager_form", _choice("legacy", "0.82"), "legacy", ("WASMHOST_MANAGER_FORM",)),
     Setting("refuse_downgrades", _boolean, "true", ("WASMHOST_REFUSE_DOWNGRADES",)),
+    Setting("policy_mode", _choice("off", "enforce"), "enforce", ("WASMHOST_POLICY_MODE",)),
+    Setting("policy_topic", _subject, "wasmcloud.policy", ("WASMCLOUD_POLICY_TOPIC",)),
+    Setting("policy_changes_topic", _subject, "wasmcloud.policy.changes", ("WASMCLOUD_POLICY_CHANGES_TOPIC",)),
+    Setting("policy_timeout_ms", _MS, "1000", ("WASMCLOUD_POLICY_TIMEOUT", "WASMCLOUD_POLICY_TIMEOUT_MS")),
+    Setting("policy_calls", _boolean, "true", ("WASMHOST_POLICY_CALLS",)),
+    Setting("policy_links", _boolean, "true", ("WASMHOST_POLICY_LINKS",)),
+    Setting("policy_cache_ms", _MS, "300000", ("WASMHOST_POLICY_CACHE_MS",)),
+    Setting("revoked", _revocations, "MA…,AB…", ("WASMHOST_REVOKED",)),
     Setting("rpc_events", _boolean, "true", ("WASMHOST_RPC_EVENTS",)),
     Setting("config_service_enabled", _boolean, "true", ("WASMCLOUD_CONFIG_SERVICE",)),
     Setting("no_restore", _boolean, "true", ("WASMHOST_NO_RESTORE",)),
@@ -350,6 +376,10 @@ class Resolved:
 
     def list(self, name: str) -> tuple[str, ...]:
         return cast("tuple[str, ...]", self._get(name) or ())
+
+    def given(self, name: str) -> bool:
+        """Whether any source has it."""
+        return name in self._values
 
     def pairs(self, name: str) -> Mapping[str, str]:
         return cast("Mapping[str, str]", self._get(name) or {})

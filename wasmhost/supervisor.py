@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -13,7 +12,7 @@ from typing import Final
 import structlog
 
 from lattice import events, subjects
-from lattice.claims import ClaimsError
+from lattice.claims import ClaimsError, ClaimsRefused, check_times
 from lattice.control import ProviderDescription
 from lattice.errors import Code, LatticeError, MalformedMessage
 from lattice.hostdata import HostData, NatsExtras
@@ -27,6 +26,9 @@ from wasmhost.identity import Identity
 from wasmhost.leftovers import with_marks
 from wasmhost.link_telling import SETTLE, publish_removal, request_link
 from wasmhost.metadata import Metadata
+from wasmhost.policy.expiry import ClaimsClock, ExpiryWatch
+from wasmhost.policy.gate import Gate
+from wasmhost.policy.halted import EXPIRED, HaltedBook
 from wasmhost.process import child_environment
 from wasmhost.provider import SupervisedProvider
 from wasmhost.provider_image import ProviderImages
@@ -39,7 +41,6 @@ log = structlog.get_logger(__name__)
 
 ALREADY_RUNNING: Final = "Provider with that link name is already running on this host"
 NOT_RUNNING_UNDER_LINK: Final = "provider with that link name is not running"
-_LONGEST_TIMER: Final = 86_400.0
 
 
 class ProviderSupervisor:
@@ -56,8 +57,14 @@ class ProviderSupervisor:
         images: ProviderImages | None = None,
         holding: Holding | None = None,
         timing: Timing | None = None,
+        gate: Gate | None = None,
+        expiry: ExpiryWatch | None = None,
+        halted: HaltedBook | None = None,
     ) -> None:
         """``holding``: the calls of this host's actors to providers."""
+        self._gate = gate or Gate()
+        self._expiry = expiry or ExpiryWatch(ClaimsClock(), publish_event, identity.host_id)
+        self._halted = halted or HaltedBook(publish_event, identity.host_id)
         self._config = config
         self._identity = identity
         self._metadata = metadata
@@ -127,6 +134,11 @@ class ProviderSupervisor:
             present = self._providers.get(key)
             if present is not None and not present.failed_to_start:
                 raise LatticeError(ALREADY_RUNNING, code=Code.CONFLICT)
+            await self._gate.permit_provider(image.claims, link_name)
+            present = self._providers.get(key)
+            if present is not None and not present.failed_to_start:
+                raise LatticeError(ALREADY_RUNNING, code=Code.CONFLICT)
+            self._gate.revocations.check(image.claims)  # it may have been revoked meanwhile
         provider = SupervisedProvider(
             image,
             link_name=link_name,
@@ -137,6 +149,7 @@ class ProviderSupervisor:
         )
         self._providers[key] = provider
         self.on_change()
+        self._halted.forget(*key)
         self._spawn(self._begin(provider, present))
         return provider
 
@@ -164,6 +177,7 @@ class ProviderSupervisor:
         """
         self.check_stop(provider_id, link_name)
         provider = self._providers.pop((provider_id, link_name), None)
+        self._expiry.forget((provider_id, link_name))
         if provider is None:
             return
         self.on_change()
@@ -273,18 +287,27 @@ class ProviderSupervisor:
             await self._metadata.put_reference(provider.image.reference, provider.image.public_key)
 
     def _watch_expiry(self, provider: SupervisedProvider) -> None:
-        """Stop a provider when its claims expire; timers of a day at most, as the wall clock may be set."""
-        expires = provider.image.claims.expires
-        if expires is None or self._providers.get(provider.key) is not provider:
+        claims = provider.image.claims
+
+        def expired() -> None:
+            try:
+                check_times(claims, self._expiry.clock())
+            except ClaimsRefused as error:
+                self.halt(provider, problem=EXPIRED, error=str(error))
+
+        self._expiry.watch(provider.key, claims, expired)
+
+    def halt(self, provider: SupervisedProvider, *, problem: str, error: str) -> None:
+        """Begin to stop a provider that may not run any more; words as in :mod:`wasmhost.policy.halted`."""
+        if self._providers.get(provider.key) is not provider:
             return
-        left = expires - time.time()
-        if left >= 0:
-            asyncio.get_running_loop().call_later(min(left + 1, _LONGEST_TIMER), self._watch_expiry, provider)
-            return
-        log.warning("provider.expired", provider=provider.image.name, provider_id=provider.image.public_key)
+        claims, reference = provider.image.claims, provider.image.reference
+        log.warning("provider.halted", provider=claims.name, provider_id=claims.subject, problem=problem, reason=error)
         del self._providers[provider.key]
         self.on_change()
-        self._spawn(provider.stop(reason="its claims have expired"))
+        self._expiry.forget(provider.key)
+        self._halted.note(claims, reference=reference, problem=problem, error=error, link_name=provider.link_name)
+        self._spawn(provider.stop(reason=error))
 
     def _environment(self, provider: SupervisedProvider, folder: Path) -> dict[str, str]:
         allowed = child_environment(os.environ, home=folder, ours=provider.image.ours)

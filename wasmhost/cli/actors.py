@@ -11,6 +11,7 @@ import click
 from lattice.control import ActorDescription, Inventory
 from wasmhost.cli import identify
 from wasmhost.cli.app import App, lattice_options, pass_app
+from wasmhost.cli.halted import halted_documents, show_halted
 from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import Column, Output, Row, shorten
 from wasmhost.cli.problems import invalid, not_found
@@ -32,6 +33,7 @@ def actor_document(actor: ActorDescription) -> dict[str, Any]:
         "instances": actor.count,
         "revision": max((instance.revision for instance in actor.instances), default=0),
         "annotations": dict(actor.instances[0].annotations) if actor.instances else {},
+        "error": actor.error or None,
     }
 
 
@@ -99,12 +101,14 @@ def get_actors(app: App) -> None:
                         "host_name": inventory.friendly_name,
                     }
                     for inventory, actor in found
-                ]
+                ],
+                "halted": halted_documents(inventories, "M"),
             }
         )
         return
     if not found:
         app.output.say("No actors run in this lattice.")
+        show_halted(app.output, inventories, letter="M")
         return
     app.output.table(
         [
@@ -124,11 +128,13 @@ def get_actors(app: App) -> None:
                     actor.image_ref or "",
                     inventory.friendly_name,
                     str(actor.count),
-                ]
+                ],
+                notes=[actor.error] if actor.error else [],
             )
             for inventory, actor in found
         ],
     )
+    show_halted(app.output, inventories, letter="M")
 
 
 @dataclass(frozen=True, slots=True)

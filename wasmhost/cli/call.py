@@ -24,6 +24,7 @@ from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.claims import read_seed
 from wasmhost.cli.exit_codes import ExitCode
+from wasmhost.cli.halted import why_halted
 from wasmhost.cli.problems import Problem, invalid, not_found
 from wasmhost.cli.session import CLIENT_NAME, Session
 
@@ -202,7 +203,10 @@ async def _find_actor(session: Session, text: str) -> str:
     """The key of the actor that ``text`` means; a whole key is taken as it is."""
     if is_key(text, Role.MODULE):
         return text
-    return (await actors.find_running(session, text))[0].key
+    try:
+        return (await actors.find_running(session, text))[0].key
+    except Problem as missing:
+        raise await why_halted(session, text) or missing from missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +247,8 @@ async def _call(session: Session, sender: _Sender, actor_id: str, operation: str
                 await chunks.close()
     except Unreachable as error:
         if error.code is Code.NO_RESPONDERS:
+            if halted := await why_halted(session, actor_id):
+                raise halted from error
             raise not_found(
                 f"no host runs actor {actor_id} in lattice '{session.context.lattice}'",
                 f"see `{actors.LOOK}`; start it with `wasmhost start actor`",

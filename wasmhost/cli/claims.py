@@ -72,6 +72,7 @@ def claims_document(claims: ActorClaims, now: float) -> dict[str, Any]:
         "name": claims.name,
         "version": claims.version or None,
         "revision": claims.revision,
+        "token_id": claims.token_id,
         "call_alias": claims.call_alias or None,
         "capabilities": sorted(claims.capabilities),
         "tags": list(claims.tags),

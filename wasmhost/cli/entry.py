@@ -119,10 +119,13 @@ cli = Group(
         "call": f"{_CLI}.call:call",
         "claims": Group(
             "claims",
-            "Read and write the signed claims of an actor file.",
+            "Read, write and revoke signed claims.",
             {
                 "inspect": f"{_CLI}.inspection:inspect",
                 "sign": f"{_CLI}.claims:sign",
+                "revoke": f"{_CLI}.revoking:revoke",
+                "unrevoke": f"{_CLI}.revoking:unrevoke",
+                "revoked": f"{_CLI}.revoking:revoked",
                 "token": Group(
                     "token",
                     "Print a signed token without the file that it is for.",

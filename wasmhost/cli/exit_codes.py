@@ -55,6 +55,7 @@ _BY_ARTIFACT_PROBLEM = {
     "untrusted": ExitCode.NOT_AUTHORISED,
     "expired": ExitCode.NOT_AUTHORISED,
     "not_yet_valid": ExitCode.NOT_AUTHORISED,
+    "revoked": ExitCode.NOT_AUTHORISED,
 }
 
 
@@ -70,6 +71,6 @@ def for_artifact(problem: str) -> ExitCode:
     """The exit code for what is wrong with a signed file.
 
     A file that is broken, unsigned or altered is invalid input; a sound one that may not run here (untrusted account,
-    expired, not yet valid) is a matter of authority.
+    expired, not yet valid, revoked) is a matter of authority.
     """
     return _BY_ARTIFACT_PROBLEM.get(problem, ExitCode.USAGE)

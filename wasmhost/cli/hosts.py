@@ -13,6 +13,7 @@ from lattice.events import Event
 from wasmhost.cli import actors, providers
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
+from wasmhost.cli.halted import halted_document, show_halted
 from wasmhost.cli.output import Column, Output, Row, duration
 from wasmhost.cli.problems import hint_for, timed_out
 from wasmhost.cli.session import Session, refused
@@ -45,6 +46,7 @@ def inventory_document(inventory: Inventory) -> dict[str, Any]:
         "cordoned": inventory.cordoned,
         "actors": [actors.actor_document(actor) for actor in inventory.actors],
         "providers": [providers.provider_document(provider) for provider in inventory.providers],
+        "halted": [halted_document(each) for each in inventory.halted],
     }
 
 
@@ -124,6 +126,7 @@ def _show_inventory(output: Output, inventory: Inventory) -> None:
         providers.show_on_host(output, inventory.providers)
     else:
         output.text("no providers")
+    show_halted(output, [inventory])
 
 
 @click.command("host", short_help="stop a host")

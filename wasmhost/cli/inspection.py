@@ -85,6 +85,7 @@ def _show_actor(app: App, path: Path, data: bytes, claims: ActorClaims) -> None:
         [
             ("actor", claims.subject),
             ("account", claims.issuer),
+            ("token", claims.token_id),
             ("name", claims.name),
             ("version", claims.version),
             ("revision", str(claims.revision)),
@@ -112,6 +113,7 @@ def provider_document(claims: ProviderClaims, now: float) -> dict[str, Any]:
         "contract_id": claims.contract_id,
         "version": claims.version or None,
         "revision": claims.revision,
+        "token_id": claims.token_id or None,
         "targets": [target for target, _ in claims.target_hashes],
         "issued_at": day(claims.issued_at),
         "expires": day(claims.expires),

@@ -16,6 +16,7 @@ from wasmhost.cli import names as complete
 from wasmhost.cli.accepted import Accepted, accepting
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.failures import start_failure
+from wasmhost.cli.halted import halted_documents, show_halted
 from wasmhost.cli.identify import Candidate
 from wasmhost.cli.image_references import image_reference
 from wasmhost.cli.output import Column, Output, Row, shorten
@@ -104,17 +105,20 @@ def get_providers(app: App) -> None:
                         "host_name": inventory.friendly_name,
                     }
                     for inventory, provider in found
-                ]
+                ],
+                "halted": halted_documents(inventories, "V"),
             }
         )
         return
     if not found:
         app.output.say("No providers run in this lattice.")
+        show_halted(app.output, inventories, letter="V")
         return
     app.output.table(
         [*_COLUMNS, Column("STATE"), Column("HOST", 10, early=True, keep_end=True)],
         [_row(provider, inventory.friendly_name) for inventory, provider in found],
     )
+    show_halted(app.output, inventories, letter="V")
 
 
 def find_on(inventory: Inventory, provider_id: str, link_name: str) -> ProviderDescription | None:

@@ -83,13 +83,15 @@ def update_actor(app: App, names: tuple[str, ...], host_text: str | None) -> Non
         return
     for updated in done:
         change = f"revision {updated.before} -> {updated.revision}"
+        if updated.before == updated.revision:
+            change = f"revision {updated.revision} with renewed claims"
         app.output.text(f"updated {name} ({shorten(actor_id, 13)}) on {updated.host_name}: {change}")
 
 
 async def update_and_wait(session: Session, inventory: Inventory, actor_id: str, reference: str) -> Updated:
     """Update an actor on the host of ``inventory`` and wait until every instance is new. Raises Problem if not."""
     host_id, host_name = inventory.host_id, inventory.friendly_name
-    before = _running(inventory, actor_id)[0]
+    before, old, _ = _running(inventory, actor_id)
     patience = session.patience(UPDATE_TIMEOUT)
 
     def event(event: Event) -> None:
@@ -104,7 +106,9 @@ async def update_and_wait(session: Session, inventory: Inventory, actor_id: str,
 
     async def state() -> tuple[int, int] | None:
         revision, instances, image_ref = _running(await session.client.inventory(host_id), actor_id)
-        return (revision, instances) if revision > before and image_ref == reference else None
+        # renewed claims may leave the revision as it was, so that only the instances are new
+        renewed = bool(instances) and not instances & old
+        return (revision, len(instances)) if (revision > before or renewed) and image_ref == reference else None
 
     async with session.watch() as watch:
         try:
@@ -128,9 +132,10 @@ async def update_and_wait(session: Session, inventory: Inventory, actor_id: str,
     )
 
 
-def _running(inventory: Inventory, actor_id: str) -> tuple[int, int, str]:
-    """Revision, number of instances and image of an actor on one host."""
+def _running(inventory: Inventory, actor_id: str) -> tuple[int, set[str], str]:
+    """Revision, ids of the instances and image of an actor on one host."""
     found = next((actor for actor in inventory.actors if actor.id == actor_id), None)
     if found is None:
-        return 0, 0, ""
-    return max((i.revision for i in found.instances), default=0), len(found.instances), found.image_ref or ""
+        return 0, set(), ""
+    revision = max((instance.revision for instance in found.instances), default=0)
+    return revision, {instance.instance_id for instance in found.instances}, found.image_ref or ""

@@ -34,7 +34,8 @@ COMMANDS = """
     start provider / stop actor / stop provider / stop host / update actor / scale actor / link put / link del /
     link query /
     migrate actor / migrate provider / cordon / uncordon / drain /
-    call / claims inspect / claims sign / claims token actor / claims token provider / inspect /
+    call / claims inspect / claims sign / claims revoke /
+    claims unrevoke / claims revoked / claims token actor / claims token provider / inspect /
     par create / par inspect / par insert /
     keys gen / keys list / keys get / events / logs / spy / label / apply / ctx list / ctx new / ctx del / ctx default /
     doctor / completions
