@@ -130,18 +130,7 @@ class Host:
         parts.push_async_callback(asyncio.to_thread, engine.close)  # it waits for guests that still compute
 
         publisher = EventPublisher(control, config.lattice, identity.host_id)
-        self.metadata = metadata = Metadata(
-            control, config.lattice, host_id=identity.host_id, js_domain=config.js_domain
-        )
-        parts.push_async_callback(metadata.close)
-        metadata.on_reference = lambda reference, key: publisher.publish(
-            *events.refmap_set(oci_url=reference, public_key=key)
-        )
-        await metadata.open()
-        self.lattice_state = LatticeState(control, config.lattice, js_domain=config.js_domain)
-        parts.push_async_callback(self.lattice_state.close)
-        await self.lattice_state.open()
-
+        metadata = await self._open_knowledge(parts, control, publisher)
         parts.callback(lambda: publisher.publish(*self.facts.stopped()))
         self.policy = policy = await self._open_policy(parts, control, publisher)
         holding = Holding()
@@ -287,6 +276,22 @@ class Host:
         )
         parts.push_async_callback(observation.close)
         await observation.start()
+
+    async def _open_knowledge(self, parts: AsyncExitStack, control: Connection, publisher: EventPublisher) -> Metadata:
+        """What this host knows of the lattice: links and claims, and what its hosts agree on."""
+        config = self.config
+        self.metadata = metadata = Metadata(
+            control, config.lattice, host_id=self.identity.host_id, js_domain=config.js_domain
+        )
+        parts.push_async_callback(metadata.close)
+        metadata.on_reference = lambda reference, key: publisher.publish(
+            *events.refmap_set(oci_url=reference, public_key=key)
+        )
+        await metadata.open()
+        self.lattice_state = LatticeState(control, config.lattice, js_domain=config.js_domain)
+        parts.push_async_callback(self.lattice_state.close)
+        await self.lattice_state.open()
+        return metadata
 
     async def _open_policy(self, parts: AsyncExitStack, control: Connection, publisher: EventPublisher) -> PolicyRoom:
         """What may run here; known before anything is started."""
