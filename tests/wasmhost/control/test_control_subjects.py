@@ -201,7 +201,7 @@ async def test_an_answer_too_long_for_one_message_is_an_error(host: Host, asker:
         body = {**LINK, "link_name": f"l{number}", "values": {"x": "y" * 120_000}}
         assert await asker.ask(asker.subjects.linkdefs_put(), body) == ACCEPTED
     answer = await asker.ask(asker.subjects.get_links())
-    assert (answer["accepted"], answer["code"]) == (False, "too_large")
+    assert (answer["accepted"], answer["code"]) == (False, "reply_too_large")
     answer = await asker.ask(asker.subjects.linkdefs_put(), {**LINK, "values": {"x": "y" * 140_000}})
     assert answer["accepted"] is False and "at most 131072" in answer["error"]
 
