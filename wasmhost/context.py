@@ -133,7 +133,7 @@ class Context:
     rpc_timeout: float | None = None
     """For calls; None leaves it to the command."""
     patience: float | None = None
-    """What the user said with --timeout; None leaves it to the command."""
+    """What the user said with --timeout or --timeout-ms; None leaves it to the command."""
     source: str = "default"
     """Where the NATS address comes from, for messages."""
 
@@ -260,7 +260,8 @@ def resolve(
         rpc_timeout=timeout
         or words.seconds("WASMCLOUD_RPC_TIMEOUT_MS")
         or settings.seconds("WASMCLOUD_RPC_TIMEOUT_MS"),
-        patience=timeout,
+        # typed, not from the environment: a classic script that says how long it would wait for the start itself
+        patience=timeout or words.seconds("WASMCLOUD_CTL_TIMEOUT_MS"),
         source=source,
     )
     if problems := words.problems + settings.problems:

@@ -114,7 +114,8 @@ def test_classic_flags_come_before_variables_and_name_the_whole_connection() -> 
     typed = completed({"WASMCLOUD_CTL_PORT": "5000", "WASMCLOUD_CTL_TIMEOUT_MS": "500"}, environ)
     context = resolve(environ=environ, typed=typed)
     assert (context.nats_url, context.rpc_url, context.timeout) == ("nats://far:5000", "", 0.5)
-    assert context.patience is None
+    assert context.patience == 0.5, "a start, too, is waited for as long as was typed"
+    assert resolve(environ=environ).patience is None, "what the environment says is about answers only"
     typed = completed({"WASMCLOUD_RPC_HOST": "near", "WASMCLOUD_RPC_PORT": "6000"}, environ)
     assert resolve(environ=environ, typed=typed).rpc_url == "nats://near:6000"
     assert resolve(environ=environ, typed=typed, nats_url="nats://other").nats_url == "nats://other"
