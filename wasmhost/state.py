@@ -126,13 +126,24 @@ class Keyring:
 
 
 def make_private_folder(path: Path) -> None:
-    """Make ``path`` and what is missing above it, readable by this user only."""
+    """Make ``path`` and what is missing above it, readable by this user only. Raises StateError.
+
+    A folder of another user is refused, since that one can read and replace what is put there. Root, who works in
+    folders that others have mounted, is let.
+    """
+    user = os.geteuid()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if stat.S_IMODE(path.stat().st_mode) & 0o077 and path.stat().st_uid == os.geteuid():
+        found = path.stat()
+        if stat.S_IMODE(found.st_mode) & 0o077 and found.st_uid == user:
             path.chmod(0o700)
     except OSError as exc:
         raise _unusable(path, exc) from exc
+    if user != 0 and found.st_uid not in (user, 0):
+        raise StateError(
+            f"state folder {path} belongs to user {found.st_uid}, who could read and change what is kept there; "
+            "choose another with --state DIR or WASMHOST_STATE"
+        )
     if not os.access(path, os.W_OK | os.X_OK):
         number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
         raise _unusable(path, OSError(number, os.strerror(number)))

@@ -224,6 +224,7 @@ def test_counts_that_clients_leave_out_have_their_classic_meaning() -> None:
     assert LaunchActor.from_dict({"actor_ref": "r"}).count == 1
     assert LaunchActor.from_dict({"actor_ref": "r", "count": 0}).count == 1
     assert StopActor.from_dict({"actor_ref": "M1"}).count == 0
+    assert UpdateActor.from_dict({"actor_ref": "M1", "new_actor_ref": "r"}).actor_id == "M1"  # a Go client says so
     assert ScaleActor.from_dict({"actor_ref": "r", "count": None}).count is None
     assert ScaleActor.from_dict({"actor_ref": "r", "count": 0}).count == 0
     for largest in (2**16 - 1, 2**32 - 1):  # what later clients send when nobody named a number

@@ -117,6 +117,22 @@ def test_a_folder_that_cannot_be_written_says_so_and_what_to_do(tmp_path: Path) 
         StateFolder.open(locate({"WASMHOST_STATE": str(blocked)}))
 
 
+def test_a_folder_of_another_user_is_refused_however_open_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    folder.chmod(0o777)
+    paths = locate({"WASMHOST_STATE": str(tmp_path / "shared")}, state=str(folder))
+    me = os.geteuid()
+    if me == 0:
+        os.chown(folder, 65534, -1)
+        StateFolder.open(paths).close()  # root may
+    monkeypatch.setattr(os, "geteuid", lambda: me + 4711)
+    with pytest.raises(StateError, match=r"belongs to user \d+, .*--state DIR or WASMHOST_STATE"):
+        StateFolder.open(paths)
+
+
 def test_the_key_of_an_unsigned_file_is_kept_per_path(paths: StatePaths, tmp_path: Path) -> None:
     keyring = Keyring(paths)
     one, two = tmp_path / "one.wasm", tmp_path / "two.wasm"
