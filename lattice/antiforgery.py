@@ -82,6 +82,10 @@ class Signer:
     def host_id(self) -> str:
         return self._host_id
 
+    def use(self, key: KeyPair) -> None:
+        """Sign with ``key`` from the next call on."""
+        self._key = key
+
     def new_id(self) -> str:
         """An id that no other invocation has."""
         return f"{self._id_prefix}{next(self._count):016x}"
@@ -97,12 +101,13 @@ class Signer:
         if constants is None:
             constants = self._remember(origin.url, target.url, operation)
         number = next(self._count)
+        key = self._key  # read once: another thread may replace it
         if invocation_id is None:
             invocation_id = f"{self._id_prefix}{number:016x}"
         now = int(self._clock())
         body = (
             f'{{"exp":{now + self._lifetime},"jti":"{self._jti_prefix}{number % 10_000_000_000:010d}","iat":{now},'
-            f'"iss":"{self._key.public}","sub":"{invocation_id}",{constants.json}'
+            f'"iss":"{key.public}","sub":"{invocation_id}",{constants.json}'
             f'{_hashed(constants.hashed, msg)}"}},"wascap_revision":3}}'
         )
         return Invocation(
@@ -111,7 +116,7 @@ class Signer:
             operation=operation,
             msg=msg,
             id=invocation_id,
-            encoded_claims=jwt.encode(body.encode(), self._key),
+            encoded_claims=jwt.encode(body.encode(), key),
             host_id=self._host_id,
             content_length=len(msg),
         )

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from lattice import subjects
+from lattice.clustercontrol import ChangeClusterKeys, ClusterView, RevokeProviderKey
 from lattice.control import (
     Ack,
     Encoding,
@@ -227,6 +228,20 @@ class ControlClient:
         answer = await self._ask("revocations", self._subjects.get_revoked(host))
         return [Revocation.from_dict(entry) for entry in _members("revocations", answer, "revoked")]
 
+    async def cluster_view(self, host: str) -> ClusterView:
+        """Whom a host of ours believes, and what it signs with."""
+        return ClusterView.from_dict(await self._ask("cluster keys", self._subjects.get_cluster(host)))
+
+    async def change_cluster_keys(self, host: str, action: str, key: str, *, timeout: float) -> None:
+        """``add``, ``use`` or ``remove`` a cluster key, named by its public half or its file there; done on return."""
+        command = ChangeClusterKeys(action=action, key=key, host_id=host)
+        await self._command(self._subjects.command(host, "cluster_keys"), command.to_dict(), timeout=timeout)
+
+    async def revoke_provider_key(self, host: str, provider: str, link_name: str, *, timeout: float) -> None:
+        """Revoke the present key of a provider on all hosts; done on this one on return."""
+        command = RevokeProviderKey(provider_id=provider, link_name=link_name, host_id=host)
+        await self._command(self._subjects.command(host, "revoke_key"), command.to_dict(), timeout=timeout)
+
     async def stop_host(self, host: str, *, timeout: float | None = None) -> None:
         """End a host; ``timeout`` is what it may take to finish calls, in seconds (its own limit when None)."""
         await self._tell(host, "stop", StopHost(host_id=host, timeout=timeout))
@@ -280,9 +295,9 @@ class ControlClient:
     async def _tell(self, host: str, verb: str, command: _Document) -> None:
         await self._command(self._subjects.command(host, verb), command.to_dict())
 
-    async def _command(self, subject: str, document: Mapping[str, Any]) -> None:
+    async def _command(self, subject: str, document: Mapping[str, Any], *, timeout: float | None = None) -> None:
         payload = Encoding.MSGPACK.encode(dict(document))
-        reply = await self._transport.request(subject, payload, timeout=self._timeout)
+        reply = await self._transport.request(subject, payload, timeout=timeout or self._timeout)
         ack = Ack.from_dict(_read("acknowledgement", reply))
         if not ack.accepted:
             raise _refusal(subject, ack)

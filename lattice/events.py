@@ -408,6 +408,20 @@ def config_deleted(*, entity_id: str, key: str) -> Built:
     return "config_deleted", {"entity_id": entity_id, "key": key}
 
 
+def issuer_mismatch(*, issuer: str, origin: str, public_key: str, reason: str, count: int) -> Built:
+    """Ours: a key that is known here signed a call of somebody else. ``public_key``: the called actor; ``count``: all
+
+    such calls since the host started.
+    """
+    return "issuer_mismatch", {
+        "issuer": issuer,
+        "origin": origin,
+        "public_key": public_key,
+        "error": reason,
+        "count": count,
+    }
+
+
 # ---- single calls, on a subject of their own
 
 

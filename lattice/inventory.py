@@ -43,8 +43,12 @@ class HostPing:
     cordoned: bool = False
     """The host takes on nothing new; an extra member that only our hosts send."""
 
+    issuer_alarms: int = 0
+    """Calls since its start whose issuer and origin disagreed; an extra member that only our hosts send."""
+
     def to_dict(self) -> dict[str, Any]:
         return {
+            **({"issuer_alarms": self.issuer_alarms} if self.issuer_alarms else {}),
             **({"guests": self.guests} if self.guests else {}),
             **({"clock_ms": self.clock_ms} if self.clock_ms is not None else {}),
             **({"cordoned": True} if self.cordoned else {}),
@@ -84,6 +88,7 @@ class HostPing:
             guests=fields.text("guests"),
             clock_ms=fields.optional_count("clock_ms"),
             cordoned=fields.flag("cordoned"),
+            issuer_alarms=fields.count("issuer_alarms"),
         )
 
 

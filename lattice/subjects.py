@@ -147,6 +147,10 @@ class Control:
     def ping_hosts(self) -> str:
         return f"{self.root}.ping.hosts"
 
+    def get_cluster(self, host: str) -> str:
+        """Ours: the cluster keys of a host."""
+        return f"{self.root}.get.{_token('host key', host)}.cluster"
+
     def get_inventory(self, host: str) -> str:
         return f"{self.root}.get.{_token('host key', host)}.inv"
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Collection
 from typing import Final
 
 from lattice import antiforgery, keys
+from lattice.authority import Authority
 from lattice.errors import LatticeError, NotAuthorized, NotLinked
 from lattice.invocation import Entity, Invocation
-from lattice.keys import KeyPair, derive
 from lattice.links import LinkDefinition, LinkTable
 
 MAX_AGE: Final = 300.0
@@ -20,77 +18,20 @@ SKEW: Final = 60.0
 REPLAY_WINDOW: Final = MAX_AGE + 2 * SKEW
 """Seconds for which an accepted token could be accepted again, hence for which its id is remembered."""
 
-_LONGEST_ORIGIN = 512
+
+ISSUER_REFUSED: Final = "Issuer of this invocation is not among the list of valid issuers"
+"""How classic hosts refuse a key that may not sign for an origin."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delegation:
-    """A key of another cluster's host that may sign for one provider only."""
+class IssuerRefused(NotAuthorized):
+    """The key that signed may not sign for this origin. ``known``: it may for another one, or once did."""
 
-    provider: str
-    link_name: str
-
-
-class Authority:
-    """Which issuers may sign for which origin.
-
-    A static issuer signs for anybody. A provider's derived key signs only for that provider and link name, a client's
-    only for an origin that claims to be neither an actor nor a provider.
-    """
-
-    def __init__(
-        self,
-        issuers: Collection[str],
-        delegated: Mapping[str, Delegation] | None = None,
-        *,
-        derived: Callable[[Entity], str] | None = None,
-    ) -> None:
-        """``derived`` gives the one derived key that may sign for an origin; it is asked once per origin."""
-        self.issuers = frozenset(issuers)
-        self.delegated: Mapping[str, Delegation] = delegated or {}
-        self._derived = derived
-
-    @classmethod
-    def for_host(
-        cls,
-        cluster: KeyPair,
-        issuers: Collection[str] = (),
-        lattice: str = "default",
-        *,
-        delegated: Mapping[str, Delegation] | None = None,
-        generation: Callable[[str, str], int] | None = None,
-    ) -> Authority:
-        """The authority of a host of this cluster: it recognises every key derived from the cluster seed.
-
-        ``generation(provider, link name)`` is the current generation of a provider's key (0 without it); raising it
-        revokes the key that was handed out before.
-        """
-
-        @lru_cache(maxsize=4096)
-        def key_of(purpose: str, subject: str, link_name: str, number: int) -> str:
-            return derive(
-                cluster, lattice=lattice, purpose=purpose, subject=subject, link_name=link_name, generation=number
-            ).public
-
-        def derived(origin: Entity) -> str:
-            if origin.is_provider:
-                number = generation(origin.public_key, origin.link_name) if generation else 0
-                return key_of("provider", origin.public_key, origin.link_name, number)
-            return key_of("client", origin.public_key, "", 0)
-
-        return cls({cluster.public, *issuers}, delegated, derived=derived)
-
-    def permits(self, issuer: str, origin: Entity) -> bool:
-        """Whether ``issuer`` may sign calls of ``origin``; says nothing about the signature."""
-        if issuer in self.issuers:
-            return True
-        delegation = self.delegated.get(issuer)
-        if delegation is not None:
-            return delegation.provider == origin.public_key and delegation.link_name == origin.link_name
-        # an actor never signs for itself; long texts are not worth a derivation
-        if self._derived is None or origin.is_actor or len(origin.packed) > _LONGEST_ORIGIN:
-            return False
-        return issuer == self._derived(origin)
+    def __init__(self, issuer: str, origin: Entity, objection: str) -> None:
+        why = f": {objection}" if objection else ""
+        super().__init__(f"{ISSUER_REFUSED} ({issuer[:60]} for origin {origin.public_key[:60]}{why})")
+        self.issuer = issuer
+        self.origin = origin
+        self.known = bool(objection)
 
 
 class ReplayWindow:
@@ -242,11 +183,8 @@ def _check_claims(
         raise NotAuthorized(f"Invalid host ID on invocation: '{host_id[:60]}'")
     claims = antiforgery.parse(invocation.encoded_claims)
     issuer = claims.issuer
-    if not authority.permits(issuer, invocation.origin):
-        raise NotAuthorized(
-            "Issuer of this invocation is not among the list of valid issuers "
-            f"({issuer[:60]} for origin {invocation.origin.public_key[:60]})"
-        )
+    if not authority.permits(issuer, invocation.origin, now):
+        raise IssuerRefused(issuer, invocation.origin, authority.objection(issuer, invocation.origin))
     _check_times(claims, replay, now, max_age, skew)
     if claims.subject != invocation.id:
         raise NotAuthorized("Invocation claims are about another invocation id")

@@ -97,6 +97,10 @@ class Offer:
         self._socket: socket.socket | None = None
         self._successors: dict[asyncio.Task[None], socket.socket] = {}
 
+    def renew(self, key: KeyPair) -> None:
+        """Give to processes that hold this issuer key from now on: the host has replaced the one before."""
+        self._key = shared_key(key)
+
     @classmethod
     def open(cls, host_data: HostData, key: KeyPair, find: Find) -> Offer | None:
         """Offer from now on; None, with a warning, where that is impossible: all else works without."""

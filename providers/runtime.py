@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import sys
-from contextlib import suppress
 from typing import Final, NoReturn
 
 import structlog
@@ -21,13 +19,15 @@ from lattice.antiforgery import Signer
 from lattice.chunks import Chunks
 from lattice.connection import DEFAULT_INBOX_PREFIX, ConnectOptions, connect
 from lattice.errors import LatticeError, MalformedMessage
-from lattice.hostdata import MAX_LINE, HostData
+from lattice.hostdata import HostData
 from lattice.keys import KeyPair
 from lattice.links import LinkDefinition
+from lattice.providerkeys import ProviderKeys
 from lattice.rpc import RpcClient
 from providers import logs
 from providers.calls import SignedCalls
 from providers.handover import HandoverFailed, Offer, Predecessor
+from providers.host_input import HostInput
 from providers.linkbook import LinkBook
 from providers.provider import Call, LinkFailed, Provider, operation
 from providers.serving import Service
@@ -53,9 +53,10 @@ def run(provider: type[Provider]) -> NoReturn:
         sys.exit(2)
     logs.configure(None)
     try:
-        host_data = HostData.decode(sys.stdin.buffer.readline(MAX_LINE + 1))
+        host_input = HostInput(sys.stdin.fileno())
+        host_data = HostData.decode(host_input.first_line())
         logs.configure(host_data.log_level)
-        asyncio.run(serve(provider(), host_data))
+        asyncio.run(serve(provider(), host_data, host_input))
     except MalformedMessage as error:
         log.error("provider.bad_host_data", reason=str(error))
         sys.exit(1)
@@ -65,10 +66,10 @@ def run(provider: type[Provider]) -> NoReturn:
     sys.exit(0)
 
 
-async def serve(provider: Provider, host_data: HostData) -> None:
-    """Serve until a signal, a shutdown request or (where host data says so) the end of standard input.
+async def serve(provider: Provider, host_data: HostData, host_input: HostInput | None = None) -> None:
+    """Serve until a signal, a shutdown request or (where host data says so) the end of ``host_input``.
 
-    Raises LatticeError when it cannot connect.
+    Where it does, the host may write new keys to that input. Raises LatticeError when it cannot connect.
     """
     stop = asyncio.Event()
     moved = 0.0
@@ -81,8 +82,6 @@ async def serve(provider: Provider, host_data: HostData) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    if host_data.exit_on_stdin_close:
-        _watch_stdin(stop)
     connection = await connect(
         ConnectOptions(
             url=host_data.lattice_rpc_url,
@@ -101,14 +100,19 @@ async def serve(provider: Provider, host_data: HostData) -> None:
         signer = Signer(key, host_data.host_id)
         provider.connection = connection
         provider.host_data = host_data
-        provider.lattice = SignedCalls(
-            RpcClient(connection, host_data.lattice_rpc_prefix, signer, chunks), host_data, provider.contract_id
+        provider.lattice = calls = SignedCalls(
+            RpcClient(connection, host_data.lattice_rpc_prefix, signer, chunks),
+            host_data,
+            provider.contract_id,
+            signer=signer,
         )
         provider.predecessor = await _predecessor(provider, host_data, key)
         await provider.started()
         links = LinkBook(provider)
-        service = Service(provider, host_data, connection, chunks, links, on_shutdown=on_shutdown)
         offer: Offer | None = None
+        service = Service(provider, host_data, connection, chunks, links, signer=signer, on_shutdown=on_shutdown)
+        if host_input is not None and host_data.exit_on_stdin_close:
+            host_input.follow(lambda line: _renew(line, calls, service, offer), on_end=stop.set)
         try:
             if provider.hands_over() and host_data.handover_folder:
                 offer = Offer.open(host_data, key, provider.listening)
@@ -145,19 +149,15 @@ async def _predecessor(provider: Provider, host_data: HostData, key: KeyPair) ->
         return None
 
 
-def _watch_stdin(stop: asyncio.Event) -> None:
-    """Set ``stop`` when standard input ends: the host is gone."""
-    loop = asyncio.get_running_loop()
-    descriptor = sys.stdin.fileno()
-
-    def readable() -> None:
-        data = b""
-        with suppress(OSError):
-            data = os.read(descriptor, 65536)
-        if not data:
-            loop.remove_reader(descriptor)
-            stop.set()
-
-    # A regular file cannot be watched, and it has no other end that could close.
-    with suppress(PermissionError):
-        loop.add_reader(descriptor, readable)
+def _renew(line: bytes, calls: SignedCalls, service: Service, offer: Offer | None) -> None:
+    """Take the keys that the host has just written."""
+    try:
+        keys = ProviderKeys.decode(line)
+    except MalformedMessage as error:
+        log.error("provider.bad_keys", reason=str(error))
+        return
+    service.accept(keys.issuers)
+    calls.renew(keys.key)
+    if offer is not None:
+        offer.renew(keys.key)
+    log.info("provider.keys_renewed", issuer=keys.key.public, cluster_issuers=len(keys.issuers))

@@ -6,19 +6,21 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
 
 import structlog
 
 from lattice import rpc, subjects, wire
+from lattice.antiforgery import Signer
+from lattice.authority import Authority
 from lattice.chunks import EXTRA_TIME, LARGEST, Chunks, Digest
 from lattice.errors import Code, LatticeError, MalformedMessage, NotLinked, Overloaded, TooLarge, Unreachable
 from lattice.hostdata import HostData
 from lattice.invocation import Invocation, InvocationResponse
 from lattice.links import LinkDefinition
 from lattice.transport import Headers, Subscription, Transport
-from lattice.verify import Authority, ReplayWindow, verify_chunked, verify_invocation
+from lattice.verify import ReplayWindow, verify_chunked, verify_invocation
 from providers.linkbook import LinkBook, LinkState, LinkStatus
 from providers.logs import Sampled
 from providers.provider import Call, Provider
@@ -48,6 +50,7 @@ class Service:
         chunks: Chunks,
         links: LinkBook,
         *,
+        signer: Signer,
         on_shutdown: Callable[[float], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -58,6 +61,7 @@ class Service:
         self._chunks = chunks
         self._fetched = 0
         self._links = links
+        self._signer = signer
         self._on_shutdown = on_shutdown
         self._clock = clock
         self._handlers = provider.handlers()
@@ -73,6 +77,10 @@ class Service:
         self._traces = log.is_enabled_for(logging.DEBUG)
         self._ready = False
         self._loop = asyncio.get_running_loop()
+
+    def accept(self, issuers: Collection[str]) -> None:
+        """Believe these cluster keys and no others, from the next call on."""
+        self._authority = Authority(issuers)
 
     async def open(self) -> None:
         """Apply the links of the host data and subscribe. Health comes last: its first answer means ready."""
@@ -318,7 +326,7 @@ class Service:
         return meant in ("", self._host_data.instance_id)
 
     def health(self) -> dict[str, object]:
-        """The health reply: the classic members, then ours (``state`` and ``links``)."""
+        """The health reply: the classic members, then ours: state, links, and whose keys it uses and accepts."""
         statuses = {actor: self._status(actor, status) for actor, status in self._links.statuses().items()}
         troubled = {actor: status for actor, status in statuses.items() if status.reason}
         document: dict[str, object] = {"healthy": not troubled}
@@ -335,6 +343,8 @@ class Service:
         document["state"] = state
         # Hosts that run the same provider each ask on the same subject, and each of its processes answers.
         document["instance_id"] = self._host_data.instance_id
+        document["issuer"] = self._signer.issuer
+        document["cluster_issuers"] = sorted(self._authority.issuers)
         document["links"] = {actor: status.to_dict() for actor, status in statuses.items()}
         return document
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from lattice.authority import Authority
 from lattice.chunks import Digest
 from lattice.errors import LatticeError, MalformedMessage, NotAuthorized
 from lattice.invocation import Invocation
 from lattice.verify import (
     MAX_AGE,
     SKEW,
-    Authority,
+    IssuerRefused,
     PayloadDigest,
     ReplayWindow,
     authorise_provider_origin,
@@ -52,9 +53,12 @@ class Admission:
         max_age: float = MAX_AGE,
         skew: float = SKEW,
         clock: Callable[[], float] = time.time,
+        alarm: Callable[[IssuerRefused, str], None] = lambda _refusal, _actor: None,
     ) -> None:
-        """``clock`` tells Unix time in seconds."""
-        self._authority = authority
+        """``clock`` tells Unix time in seconds; ``alarm`` hears of calls whose issuer was refused, with their actor."""
+        self.authority = authority
+        """Who may sign for whom; may be replaced at any time."""
+        self._alarm = alarm
         self._replay = replay if replay is not None else ReplayWindow()
         self._max_age = max_age
         self._skew = skew
@@ -69,14 +73,14 @@ class Admission:
             verify_invocation(
                 invocation,
                 target_key=actor.key,
-                authority=self._authority,
+                authority=self.authority,
                 replay=self._replay,
                 now=self._clock(),
                 max_age=self._max_age,
                 skew=self._skew,
             )
         except (NotAuthorized, MalformedMessage) as exc:
-            _tell_forgery(exc)
+            self._refuse(exc, actor)
             raise
         self.authorise(invocation, actor)
 
@@ -89,17 +93,22 @@ class Admission:
             digest = verify_chunked(
                 invocation,
                 target_key=actor.key,
-                authority=self._authority,
+                authority=self.authority,
                 replay=self._replay,
                 now=self._clock(),
                 max_age=self._max_age,
                 skew=self._skew,
             )
         except (NotAuthorized, MalformedMessage) as exc:
-            _tell_forgery(exc)
+            self._refuse(exc, actor)
             raise
         self.authorise(invocation, actor)
         return _HostDigest(digest)
+
+    def _refuse(self, error: LatticeError, actor: RunningActor) -> None:
+        _tell_forgery(error)
+        if isinstance(error, IssuerRefused):
+            self._alarm(error, actor.key)
 
     def authorise(self, invocation: Invocation, actor: RunningActor) -> None:
         """Whether the origin of a verified call may call this actor now. Raises NotAuthorized."""

@@ -149,6 +149,8 @@ class Answers:
                 return ProviderLaunch(sealed_configuration=sealed).to_dict()
             case (host, "revoked") if host == self._facts.host_id:
                 return {"revoked": [entry.to_dict() for entry in self._revocations.all()]}
+            case (host, "cluster") if host == self._facts.host_id:
+                return self._facts.cluster().to_dict()
         raise _unsupported()
 
     async def _configure(self, what: Tokens, body: bytes) -> None:

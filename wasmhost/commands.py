@@ -1,7 +1,8 @@
 """The commands to one host: each is checked, begun, and acknowledged by returning.
 
 The work goes on after the acknowledgement; how it went shows in events and in the inventory. An update is the
-exception of the protocol: it is acknowledged once claims and revision were checked.
+exception of the protocol: it is acknowledged once claims and revision were checked. Changes of keys are done when they
+are acknowledged.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from lattice.clustercontrol import ChangeClusterKeys, RevokeProviderKey
 from lattice.control import LaunchActor, ScaleActor, StartProvider, StopActor, StopHost, StopProvider, UpdateActor
 from lattice.errors import Code, LatticeError, MalformedMessage
 from lattice.keys import Role, is_key
 from lattice.revocation import Revocation
 from wasmhost.actor_rules import ActorError
 from wasmhost.actors import ActorRegistry
+from wasmhost.cluster import Cluster
 from wasmhost.duties import Duties
 from wasmhost.policy.revocations import Revocations
 from wasmhost.supervisor import ProviderSupervisor
@@ -60,6 +63,7 @@ class Commands:
         duties: Duties,
         cordon: Callable[[bool], None],
         revocations: Revocations,
+        cluster: Cluster,
         stop_host: Callable[[float | None], None],
         spawn: Spawn,
     ) -> None:
@@ -72,6 +76,7 @@ class Commands:
         self._duties = duties
         self._cordon = cordon
         self._revocations = revocations
+        self._cluster = cluster
         self._stop_host = stop_host
         self._spawn = spawn
         self._verbs: Mapping[str, Verb] = {
@@ -84,6 +89,8 @@ class Commands:
             "cordon": Verb(self._close, "Invalid cordon request"),
             "uncordon": Verb(self._open, "Invalid uncordon request"),
             "revoke": Verb(self._revoke, "Invalid revocation"),
+            "cluster_keys": Verb(self._change_cluster_keys, ChangeClusterKeys.REFUSAL),
+            "revoke_key": Verb(self._revoke_provider_key, RevokeProviderKey.REFUSAL),
             "stop": Verb(self._stop, StopHost.REFUSAL, "Target host {} is not active, stop request ignored."),
         }
 
@@ -202,6 +209,16 @@ class Commands:
                 code=Code.CONFLICT,
             )
         await self._revocations.put(entry)
+
+    async def _change_cluster_keys(self, body: Any) -> None:
+        """Acknowledged when it is done."""
+        command = ChangeClusterKeys.from_dict(body)
+        await self._cluster.change(command.action, command.key)
+
+    async def _revoke_provider_key(self, body: Any) -> None:
+        """Acknowledged when this host has done it; the others do it when they hear of it."""
+        command = RevokeProviderKey.from_dict(body)
+        await self._cluster.revoke(command.provider_id, command.link_name)
 
     async def _stop(self, body: Any) -> None:
         command = StopHost.from_dict(body)

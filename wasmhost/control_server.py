@@ -20,6 +20,7 @@ from lattice.errors import Code, LatticeError, Overloaded, TooLarge
 from lattice.transport import Headers, Subscription, Transport
 from wasmhost.actors import ActorRegistry
 from wasmhost.answers import Answer, Answers, has_raw_body, ignores_body, is_gathered
+from wasmhost.cluster import Cluster
 from wasmhost.commands import Commands
 from wasmhost.config_store import ConfigStore
 from wasmhost.duties import Duties
@@ -52,6 +53,7 @@ class ControlServer:
         providers: ProviderSupervisor,
         metadata: Metadata,
         linking: Linking,
+        cluster: Cluster,
         configuration: ConfigStore,
         registries: Registries,
         revocations: Revocations,
@@ -83,6 +85,7 @@ class ControlServer:
                 duties=duties,
                 cordon=self._cordon,
                 revocations=revocations,
+                cluster=cluster,
                 stop_host=stop_host,
                 spawn=self._spawn,
             ),

@@ -1,7 +1,7 @@
 """What a provider says about itself when asked for its health.
 
-The classic reply is ``{healthy, message?}``. Our own providers add ``state``, ``links`` (per actor) and
-``instance_id``, which classic hosts ignore.
+The classic reply is ``{healthy, message?}``. Our own providers add ``state``, ``links`` (per actor),
+``instance_id``, ``issuer`` and ``cluster_issuers``, which classic hosts ignore.
 """
 
 from __future__ import annotations
@@ -68,6 +68,11 @@ class HealthReply:
     links: Mapping[str, LinkStatus] | None = None
     """None when the provider does not report its links, as classic ones do not."""
 
+    issuer: str = ""
+    """Public key that it signs with; empty when it does not say."""
+    cluster_issuers: tuple[str, ...] = ()
+    """Cluster keys that it accepts."""
+
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raise MalformedMessage, and nothing else, whatever ``data`` is."""
@@ -78,6 +83,8 @@ class HealthReply:
             message=fields.text("message"),
             instance_id=fields.text("instance_id"),
             links=None if links is None else LinkStatus.read_all(links),
+            issuer=fields.text("issuer"),
+            cluster_issuers=fields.texts("cluster_issuers"),
         )
 
     @property

@@ -15,16 +15,15 @@ from typing import Self
 import structlog
 
 from lattice import events, subjects
-from lattice.antiforgery import Signer
 from lattice.chunks import Chunks
 from lattice.connection import Connection, connect
 from lattice.rpc import RpcClient
 from lattice.transport import State
-from lattice.verify import Authority
-from wasmhost import logs
+from wasmhost import generations, logs
 from wasmhost.actors import ActorRegistry
 from wasmhost.admission import Admission
 from wasmhost.call_events import CallEvents
+from wasmhost.cluster import Cluster
 from wasmhost.config import HostConfig, NatsEndpoint
 from wasmhost.config_service import ConfigService
 from wasmhost.config_store import ConfigStore
@@ -34,10 +33,12 @@ from wasmhost.directory import ActorDirectory
 from wasmhost.duties import Duties
 from wasmhost.event_book import EventBook
 from wasmhost.events import EventPublisher
+from wasmhost.generations import Generations
 from wasmhost.guest.engine import Engine, VariantName
 from wasmhost.holding import Holding
 from wasmhost.identity import Identity
 from wasmhost.inventory import HostFacts
+from wasmhost.issuer_alarm import IssuerAlarm
 from wasmhost.lattice_state import LatticeState
 from wasmhost.leftovers import HOST_MARK, end_leftovers
 from wasmhost.linked_calls import LinkedCalls
@@ -71,6 +72,7 @@ class Host:
         self.identity: Identity
         self.metadata: Metadata
         self.lattice_state: LatticeState
+        self.cluster: Cluster
         self.actors: ActorRegistry
         self.providers: ProviderSupervisor
         self.linking: Linking
@@ -131,6 +133,8 @@ class Host:
 
         publisher = EventPublisher(control, config.lattice, identity.host_id)
         metadata = await self._open_knowledge(parts, control, publisher)
+        alarm = IssuerAlarm(publisher.publish)
+        self.cluster = cluster = await self._open_cluster(parts, alarm)
         parts.callback(lambda: publisher.publish(*self.facts.stopped()))
         self.policy = policy = await self._open_policy(parts, control, publisher)
         holding = Holding()
@@ -145,11 +149,13 @@ class Host:
             gate=policy.gate,
             expiry=policy.expiry,
             halted=policy.halted,
+            cluster=cluster,
         )
         parts.push_async_callback(providers.close)
 
         trace = config.log_level == "debug"
-        admission = Admission(Authority.for_host(identity.cluster, identity.issuers, config.lattice))
+        admission = Admission(cluster.authority, alarm=alarm.note)
+        cluster.on_authority = lambda authority: setattr(admission, "authority", authority)
         directory = ActorDirectory()
         call_policy = policy.calls(directory)
         chunks = Chunks(rpc, config.lattice, domain=config.js_domain or "")
@@ -158,7 +164,7 @@ class Host:
         call_events = CallEvents(control, config.lattice, identity.host_id) if config.rpc_events else None
         outbound = Outbound(
             lattice=config.lattice,
-            rpc=RpcClient(rpc, config.lattice, Signer(identity.cluster, identity.host_id), chunks),
+            rpc=RpcClient(rpc, config.lattice, cluster.signer, chunks),
             view=metadata,
             directory=directory,
             admission=admission,
@@ -211,6 +217,8 @@ class Host:
             duties=duties,
             cordon=Cordon(config.paths.host),
             halted=policy.halted,
+            cluster=cluster,
+            alarm=alarm,
             guests=engine.variant,
         )
         await self._open_observation(parts, control, control_subjects, spies, book)
@@ -222,6 +230,7 @@ class Host:
             providers=providers,
             metadata=metadata,
             linking=linking,
+            cluster=cluster,
             configuration=ConfigStore(control, config.lattice, publisher.publish, js_domain=config.js_domain),
             registries=self.registries,
             revocations=policy.revocations,
@@ -318,6 +327,22 @@ class Host:
         )
         parts.push_async_callback(duties.close)
         return duties
+
+    async def _open_cluster(self, parts: AsyncExitStack, alarm: IssuerAlarm) -> Cluster:
+        """The keys of this host and its providers, which depend on what the lattice agrees on."""
+        config = self.config
+        cluster = Cluster(
+            self.identity.cluster_keys,
+            config.lattice,
+            host_id=self.host_id,
+            provider_keys=config.provider_keys,
+            state=self.lattice_state,
+            generations=Generations(self.lattice_state, config.state_dir / generations.FILE),
+        )
+        cluster.on_keys_changed = alarm.keys_changed
+        parts.push_async_callback(cluster.close)
+        await cluster.open()
+        return cluster
 
     async def _end_leftovers(self) -> None:
         """End what providers of an earlier run of this host, which was killed, have left running."""

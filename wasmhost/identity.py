@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from lattice.keys import KeyPair
+from wasmhost.cluster_keys import ClusterKeys
 from wasmhost.config import HostConfig
 from wasmhost.state import StateFolder
 
@@ -15,10 +16,19 @@ class Identity:
     """The keys of one running host."""
 
     host: KeyPair
-    cluster: KeyPair
-    issuers: frozenset[str]
-    """Cluster keys whose invocations are accepted; always holds the own one."""
+    cluster_keys: ClusterKeys
+    """The keys that sign its invocations, and whose invocations it accepts; they change while it runs."""
     friendly_name: str
+
+    @property
+    def cluster(self) -> KeyPair:
+        """The cluster key that signs now."""
+        return self.cluster_keys.signing
+
+    @property
+    def issuers(self) -> frozenset[str]:
+        """Cluster keys whose invocations are accepted now; always holds the own one."""
+        return self.cluster_keys.accepted
 
     @property
     def host_id(self) -> str:
@@ -29,11 +39,9 @@ class Identity:
     def open(cls, config: HostConfig, state: StateFolder) -> Identity:
         """Keys from the configuration, else from the state folder, where they are made once. Raises StateError."""
         host = KeyPair.from_seed(config.host_seed) if config.host_seed else state.host_key()
-        cluster = KeyPair.from_seed(config.cluster_seed) if config.cluster_seed else state.cluster_key()
         return cls(
             host=host,
-            cluster=cluster,
-            issuers=frozenset({cluster.public, *config.cluster_issuers}),
+            cluster_keys=ClusterKeys.open(config, state),
             friendly_name=config.name or friendly_name(host.public),
         )
 

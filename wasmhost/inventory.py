@@ -7,13 +7,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 import wasmhost
 from lattice import events
+from lattice.clustercontrol import ClusterView
 from lattice.control import HostPing, Inventory
 from lattice.events import Built
 from wasmhost.actors import ActorRegistry
+from wasmhost.cluster import Cluster
 from wasmhost.config import HostConfig
 from wasmhost.cordon import Cordon
 from wasmhost.duties import Duties
 from wasmhost.identity import Identity
+from wasmhost.issuer_alarm import IssuerAlarm
 from wasmhost.labels import Labels
 from wasmhost.lattice_state import LatticeState
 from wasmhost.metadata import Metadata
@@ -36,6 +39,8 @@ class HostFacts:
         duties: Duties,
         cordon: Cordon,
         halted: HaltedBook,
+        cluster: Cluster,
+        alarm: IssuerAlarm,
         guests: str = "",
     ) -> None:
         """``guests``: how actors run, ``suspendable`` or ``threads``."""
@@ -50,6 +55,8 @@ class HostFacts:
         self._metadata = metadata
         self._lattice_state = lattice_state
         self._duties = duties
+        self._cluster = cluster
+        self._alarm = alarm
         self._started = time.monotonic()
 
     @property
@@ -87,6 +94,21 @@ class HostFacts:
             guests=self._guests,
             clock_ms=round(time.time() * 1000),
             cordoned=self.cordon.closed,
+            issuer_alarms=self._alarm.count,
+        )
+
+    def cluster(self) -> ClusterView:
+        """The answer to ``get.{host}.cluster``."""
+        keys, generations = self._cluster.keys, self._cluster.generations
+        return ClusterView(
+            host_id=self._identity.host_id,
+            signing=keys.signing.public,
+            accepted=tuple(sorted(keys.accepted)),
+            held=tuple(key.public for key in keys.held),
+            removed=keys.removed,
+            key_folders=keys.folders,
+            generations=generations.all if generations is not None else {},
+            issuer_alarms=self._alarm.count,
         )
 
     def inventory(self, *, short: bool = False) -> Inventory:

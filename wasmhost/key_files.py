@@ -13,7 +13,15 @@ from lattice.keys import KeyPair, Role
 from wasmhost.state import StatePaths
 
 SUFFIX = ".nk"
-_PATTERNS = ("*.nk", "modules/*.nk", "hosts/*/*.nk", "hosts/*/hosts/*/*.nk")
+_PATTERNS = (
+    "*.nk",
+    "cluster/*.nk",
+    "modules/*.nk",
+    "hosts/*/*.nk",
+    "hosts/*/cluster/*.nk",
+    "hosts/*/hosts/*/*.nk",
+    "hosts/*/hosts/*/cluster/*.nk",
+)
 _LONGEST = 256
 
 

@@ -132,6 +132,11 @@ class ChildProcess:
         assert code is not None
         return code
 
+    def write(self, line: bytes) -> None:
+        """Write to its standard input, without waiting; a child that has ended or closed it takes nothing."""
+        if self.running and self._protocol.stdin is not None and not self._protocol.stdin.is_closing():
+            self._protocol.stdin.write(line)
+
     def close_input(self) -> None:
         """Close its standard input: our own providers take that as the death of their host."""
         if self._protocol.stdin is not None:

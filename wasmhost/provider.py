@@ -24,8 +24,9 @@ from wasmhost.budget import Budget
 from wasmhost.health import Condition, HealthReply, LinkStatus
 from wasmhost.health_asking import HealthAsking, Silence
 from wasmhost.health_news import HealthNews
+from wasmhost.key_telling import KeyTeller
 from wasmhost.leftovers import INSTANCE_MARK, end_leftovers
-from wasmhost.link_telling import ClassicLinks, LinkTeller, OwnLinks, publish_removal
+from wasmhost.link_telling import LET_FINISH, ClassicLinks, LinkTeller, OwnLinks, publish_removal
 from wasmhost.log_lines import read_log_line
 from wasmhost.process import ChildProcess, describe_exit
 from wasmhost.provider_image import ProviderImage
@@ -39,6 +40,7 @@ _READY_POLL: Final = (0.03, 0.25)
 """First and longest pause between the questions whether a new process is ready, in seconds."""
 _LINES: Final = (100, 1000)
 """Lines of output that are logged: per second in the long run, and at once."""
+RENEWED: Final = "started anew with new keys"
 _SILENT: Final = "does not answer health checks"
 _CANNOT_START: Final = {
     errno.ENOEXEC: "; is it a program for this machine?",
@@ -96,6 +98,16 @@ class SupervisedProvider:
         self._gone: asyncio.Event | None = None
         """Set when a stop that was begun has ended."""
         self._lines = Budget(per_second=_LINES[0], burst=_LINES[1])
+        self._keys = KeyTeller(
+            ours=image.ours,
+            wanted=lambda: surroundings.keys_of(*self.key),
+            permits=lambda issuer: surroundings.permits(issuer, *self.key),
+            ask_health=lambda: self._asking.ask(surroundings.timing.health_timeout),
+            restart=self._start_anew,
+        )
+        self._is_up = asyncio.Event()
+        self._renewing = False
+        """Its process is being replaced on purpose."""
         self._log = log.bind(provider=image.name, provider_id=image.public_key, link_name=link_name)
 
     @property
@@ -154,21 +166,47 @@ class SupervisedProvider:
         life, self._life = self._life, None
         self._stop_telling()
         if life is not None and process is not None and process.running:
-            ending = asyncio.create_task(process.wait())
-            await self._request_shutdown(drain)
-            hurry = asyncio.create_task(self._hurry.wait())
-            patience = self._timing.shutdown_delay + (drain if self.image.ours else 0)
-            await asyncio.wait({ending, hurry}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            for task in (ending, hurry):
-                task.cancel()
-            if process.running:
-                await process.terminate(grace=self._timing.terminate_grace)
+            await self._end(process, drain=drain)
         if life is not None:
             life.cancel()
             await asyncio.wait({life})
         if not quietly:
             self._publish(events.provider_stopped, **self._instance(), reason=reason)
         self._log.info("provider.stopped", reason=reason)
+
+    async def renew_keys(self) -> bool:
+        """Have it use the keys that it should have now; False when it does not say that it does."""
+        return self._process is None or await self._keys.renew(self._process)
+
+    async def _start_anew(self) -> None:
+        """Replace the process by one with new host data, while calls of this host's actors wait."""
+        process, around = self._process, self._around
+        if process is None or self._life is None:
+            return
+        async with contextlib.AsyncExitStack() as held:
+            paths = [(actor, *self.key) for actor in self.links]
+            await asyncio.gather(
+                *(held.enter_async_context(around.holding.held(path, patience=LET_FINISH)) for path in paths)
+            )
+            self._log.info("provider.starting_anew", reason=RENEWED)
+            self._renewing = True
+            self._is_up.clear()
+            await self._end(process)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timing.start_timeout):
+                    await self._is_up.wait()
+
+    async def _end(self, process: ChildProcess, *, drain: float = 0.0) -> None:
+        """Ask a process to shut down, with ``drain`` seconds for what is under way, then make it."""
+        ending = asyncio.create_task(process.wait())
+        await self._request_shutdown(drain)
+        hurry = asyncio.create_task(self._hurry.wait())
+        patience = self._timing.shutdown_delay + (drain if self.image.ours else 0)
+        await asyncio.wait({ending, hurry}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        for task in (ending, hurry):
+            task.cancel()
+        if process.running:
+            await process.terminate(grace=self._timing.terminate_grace)
 
     async def put_link(self, link: LinkDefinition) -> LinkStatus | None:
         """Tell it of a link and wait, within the link timeout, for how that went.
@@ -216,6 +254,14 @@ class SupervisedProvider:
                 reason = f"internal error: {error}"
             if self._life is None:
                 return  # stopped on purpose, which stop() tells
+            if self._renewing:
+                self._renewing = False
+                self._stop_telling()
+                self._answered, self._silence = False, None
+                self._news.forget()
+                self.condition, self.error = Condition.STARTING, RENEWED
+                self._publish(events.provider_stopped, **self._instance(), reason=RENEWED)
+                continue
             self._note_death(reason)
             await self._abandon_calls(reason)
             if asyncio.get_running_loop().time() - begun > self._timing.stable_after:
@@ -274,6 +320,7 @@ class SupervisedProvider:
         folder = around.folder / f"{image.public_key}-{self.link_name}"
         self._at_start = tuple(around.links_of(image.public_key, self.link_name))
         self.links = {link.actor_id: LinkStatus(Condition.STARTING) for link in self._at_start}
+        self._keys.begin()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -395,6 +442,8 @@ class SupervisedProvider:
         )
         self._log.info("provider.ready", answers=self._answered)
         await self._catch_up()
+        self._is_up.set()
+        await self.renew_keys()
 
     async def _catch_up(self) -> None:
         """It hears of links only once it is subscribed: what changed since its host data were written is told now."""

@@ -8,6 +8,9 @@ Layout::
     <shared>/providers/<hash>.nk   the same for the program of a provider that is packed into an archive
     <shared>/hosts/<name>/         one folder per host, locked while the host runs:
         host.nk  lock  jetstream/ …
+        cluster.json               cluster keys that were changed while the host ran (wasmhost.cluster_keys)
+        cluster/<name>.nk          seeds of cluster keys, put there by the operator
+    <shared>/cluster/<name>.nk     the same for all hosts of the user
 
 ``<shared>`` is ``$WASMHOST_STATE``, else ``$XDG_STATE_HOME/wasmhost``. ``--state DIR`` moves the folder of one host;
 the shared keys stay where they are unless the folder holds keys of its own, so that hosts of one user trust each other.

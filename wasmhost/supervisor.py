@@ -16,9 +16,9 @@ from lattice.claims import ClaimsError, ClaimsRefused, check_times
 from lattice.control import ProviderDescription
 from lattice.errors import Code, LatticeError, MalformedMessage
 from lattice.hostdata import HostData, NatsExtras
-from lattice.keys import derive
 from lattice.links import LinkDefinition
 from lattice.transport import Transport
+from wasmhost.cluster import Cluster
 from wasmhost.config import HostConfig
 from wasmhost.health import LinkStatus
 from wasmhost.holding import Holding
@@ -60,8 +60,9 @@ class ProviderSupervisor:
         gate: Gate | None = None,
         expiry: ExpiryWatch | None = None,
         halted: HaltedBook | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
-        """``holding``: the calls of this host's actors to providers."""
+        """``holding``: the calls of this host's actors to providers; ``cluster``: the keys that providers get."""
         self._gate = gate or Gate()
         self._expiry = expiry or ExpiryWatch(ClaimsClock(), publish_event, identity.host_id)
         self._halted = halted or HaltedBook(publish_event, identity.host_id)
@@ -79,6 +80,11 @@ class ProviderSupervisor:
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a provider was taken up here, or given up."""
         self._login = ProviderLogin(config.providers, allow_anonymous=config.allow_anonymous_nats)
+        self._cluster = cluster or Cluster(
+            identity.cluster_keys, config.lattice, host_id=identity.host_id, provider_keys=config.provider_keys
+        )
+        self._cluster.running = lambda: tuple(self._providers)
+        self._cluster.renew_providers = self.renew_keys
         self._surroundings = Surroundings(
             transport=transport,
             lattice=config.lattice,
@@ -87,6 +93,8 @@ class ProviderSupervisor:
             links_of=self._links_of,
             host_data=self._host_data,
             check_login=self._login.check,
+            keys_of=self._cluster.keys_of,
+            permits=self._cluster.permits,
             environment=self._environment,
             folder=config.state_dir / "providers",
             holding=holding or Holding(),
@@ -187,6 +195,13 @@ class ProviderSupervisor:
         finally:
             self._leaving.discard(provider)
 
+    async def renew_keys(self) -> None:
+        """Have every provider use the keys that it should have now; those that cannot learn them are started anew."""
+        results = await asyncio.gather(*(each.renew_keys() for each in self), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                log.error("provider.renewal_failed", exc_info=result)
+
     def check_stop(self, provider_id: str, link_name: str) -> None:
         """Raise LatticeError when this provider runs here, but not under this link name.
 
@@ -281,6 +296,7 @@ class ProviderSupervisor:
         if replaced is not None:
             await replaced.stop(quietly=True)
         if self._providers.get(provider.key) is provider:  # it may have been stopped meanwhile
+            await self._cluster.announce(*provider.key)
             provider.start()
             self._watch_expiry(provider)
             await self._metadata.put_claims(provider.image.claims.as_metadata())
@@ -317,16 +333,7 @@ class ProviderSupervisor:
         return self._metadata.links.for_provider(provider_id, link_name)  # of the snapshot of this moment
 
     def _host_data(self, provider: SupervisedProvider) -> bytes:
-        config, cluster = self._config, self._identity.cluster
-        key = cluster
-        if config.provider_keys == "derived":
-            key = derive(
-                cluster,
-                lattice=config.lattice,
-                purpose="provider",
-                subject=provider.image.public_key,
-                link_name=provider.link_name,
-            )
+        config, keys = self._config, self._cluster.keys_of(*provider.key)
         endpoint, who = self._login.of(provider.image.public_key)
         return HostData(
             host_id=self._identity.host_id,
@@ -337,11 +344,11 @@ class ProviderSupervisor:
             lattice_rpc_url=endpoint.url,
             js_domain=config.js_domain,
             provider_key=provider.image.public_key,
-            invocation_seed=key.seed,
+            invocation_seed=keys.key.seed,
             env_values={},
             instance_id=provider.instance_id,
             link_definitions=tuple(self._links_of(*provider.key)),
-            cluster_issuers=tuple(sorted(self._identity.issuers)),
+            cluster_issuers=keys.issuers,
             config_json=provider.configuration or None,
             default_rpc_timeout_ms=round(config.rpc_timeout * 1000),
             structured_logging=True,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lattice.links import LinkDefinition
+from lattice.providerkeys import ProviderKeys
 from lattice.transport import Transport
 from wasmhost.holding import Holding
 
@@ -71,6 +72,10 @@ class Surroundings:
     """The line for its standard input, made anew for each start."""
     check_login: CheckLogin
     """Raises LatticeError where NATS would not admit the provider with this key."""
+    keys_of: Callable[[str, str], ProviderKeys]
+    """What a provider key and link name signs with, and whom it believes, as things stand now."""
+    permits: Callable[[str, str, str], bool]
+    """Whether calls are let in that this issuer signed for this provider key and link name."""
     environment: Callable[[SupervisedProvider, Path], Mapping[str, str]]
     """The variables of a process whose work folder is the path."""
     folder: Path

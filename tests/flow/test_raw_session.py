@@ -176,6 +176,7 @@ PING = {
     "guests?": str,
     "clock_ms?": COUNT,
     "cordoned?": True,
+    "issuer_alarms?": COUNT,
 }
 INVENTORY = {
     "host_id": HOST,
@@ -819,6 +820,39 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ),
     ("linkdefs.put", b'{"actor_id": "M\\"\\n\\\\", "provider_id": "V", "contract_id": "a:b"}', ""),
 ]
+
+
+async def test_09b_cluster_keys_are_named_by_their_public_halves_only(session: Session) -> None:
+    keys = {
+        "host_id": HOST,
+        "signing": CLUSTER,
+        "accepted": [str],
+        "held": [CLUSTER],
+        "removed": [str],
+        "key_folders": [str],
+        "generations": [{"provider_id": PROVIDER, "link_name": "default", "generation": COUNT}],
+        "issuer_alarms": COUNT,
+    }
+    before = await session.ask(f"get.{HOST}.cluster")
+    compare(before, keys, "cluster keys")
+    assert (before["accepted"], before["removed"]) == ([CLUSTER], [])
+    other = "CBBIR7HBF4RXQLOHPPYKXCGFLSHDSMPQ3Y5ZXRLDTDQOQDF4ZDI7M6UE"
+    answer = await session.command("cluster_keys", action="add", key=other)  # its checksum is wrong
+    assert (answer["accepted"], answer["code"]) == (False, "not_found")
+    for path in ("/etc/passwd", "../cluster", "a/b", ".hidden", "x" * 200, CLUSTER_SEED):
+        answer = await session.command("cluster_keys", action="use", key=path)
+        assert answer["accepted"] is False and answer["code"] in ("malformed", "not_found"), path
+        assert CLUSTER_SEED not in answer["error"]
+    answer = await session.command("cluster_keys", action="remove", key=CLUSTER)
+    assert (answer["accepted"], answer["code"]) == (False, "conflict")
+    answer = await session.command("cluster_keys", action="own", key=CLUSTER)
+    assert (answer["accepted"], answer["code"]) == (False, "malformed")
+    assert await session.command("revoke_key", provider_id=PROVIDER) == ACK
+    answer = await session.command("revoke_key", provider_id=HOST)
+    assert (answer["accepted"], answer["code"]) == (False, "malformed")
+    after = await session.ask(f"get.{HOST}.cluster")
+    compare(after, keys, "cluster keys")
+    assert [entry["generation"] for entry in after["generations"]] == [1]
 
 
 @pytest.mark.parametrize(("subject", "body", "text"), REFUSED, ids=range(len(REFUSED)))

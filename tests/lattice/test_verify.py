@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from lattice import antiforgery, jwt, verify
 from lattice.antiforgery import Signer
+from lattice.authority import Authority, Delegation
 from lattice.errors import Code, MalformedMessage, NotAuthorized, NotLinked
 from lattice.invocation import Entity, Invocation
 from lattice.keys import KeyPair, Role, derive
 from lattice.links import LinkDefinition, LinkTable
-from lattice.verify import Authority, Delegation, PayloadDigest, ReplayWindow, verify_chunked, verify_invocation
+from lattice.verify import PayloadDigest, ReplayWindow, verify_chunked, verify_invocation
 from tests.support.strategies import ACTOR, CLUSTER, HOST, PROVIDER, json_values, texts
 
 NOW = 1_700_000_000.0

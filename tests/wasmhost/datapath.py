@@ -15,6 +15,7 @@ from typing import Any
 
 from lattice import subjects
 from lattice.antiforgery import Signer
+from lattice.authority import Authority
 from lattice.chunks import Chunks
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.invocation import Entity, Invocation, InvocationResponse
@@ -22,7 +23,6 @@ from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition, LinkTable
 from lattice.rpc import DEADLINE_HEADER, RpcClient
 from lattice.transport import Headers
-from lattice.verify import Authority
 from tests.support.actors import ACCOUNT, signed, write
 from wasmhost.actors import ActorRegistry
 from wasmhost.admission import Admission

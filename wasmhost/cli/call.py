@@ -19,6 +19,7 @@ from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, 
 from lattice.invocation import Entity
 from lattice.keys import KeyPair, Role, derive, is_key
 from lattice.rpc import RpcClient
+from lattice.verify import ISSUER_REFUSED
 from wasmhost.cli import actor_tests, actors
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
@@ -27,6 +28,7 @@ from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.halted import why_halted
 from wasmhost.cli.problems import Problem, invalid, not_found
 from wasmhost.cli.session import CLIENT_NAME, Session
+from wasmhost.cluster_seeds import ClusterSeeds
 
 CALL_TIMEOUT = 10.0
 
@@ -73,12 +75,21 @@ def call(
     For HttpServer.HandleRequest what is left out of the request gets its usual value.
     """
     payload = encode_argument(operation, _read_argument(argument, data))
-    cluster = _cluster_key(app, cluster_seed)
+    clusters = _cluster_keys(app, cluster_seed)
+
+    def sender(session: Session, cluster: KeyPair, actor_id: str) -> _Sender:
+        return _classic_sender(cluster, actor_id) if classic else _sender(cluster, session.context.lattice)
 
     async def work(session: Session) -> tuple[str, bytes]:
         actor_id = await _find_actor(session, actor)
-        sender = _classic_sender(cluster, actor_id) if classic else _sender(cluster, session.context.lattice)
-        return actor_id, await _call(session, sender, actor_id, operation, payload)
+        for cluster in clusters[:-1]:
+            try:
+                return actor_id, await _call(session, sender(session, cluster, actor_id), actor_id, operation, payload)
+            except Problem as refusal:
+                if ISSUER_REFUSED not in str(refusal):
+                    raise
+                # the hosts have gone over to another of this user's keys; what was refused did nothing
+        return actor_id, await _call(session, sender(session, clusters[-1], actor_id), actor_id, operation, payload)
 
     actor_id, answer = app.run(work)
     document: dict[str, Any] = {"actor_id": actor_id, "operation": operation}
@@ -194,9 +205,12 @@ def _readable_bytes(value: bytes, binary: str | None) -> Any:
         return {"base64": base64.b64encode(value).decode()}
 
 
-def _cluster_key(app: App, cluster_seed: str | None) -> KeyPair:
+def _cluster_keys(app: App, cluster_seed: str | None) -> list[KeyPair]:
+    """The cluster keys that may sign: the one that was named, else all of this user, as one takes over from another."""
     given = cluster_seed or app.context().cluster_seed
-    return read_seed(given, Role.CLUSTER) if given else app.keyring.cluster()
+    if given:
+        return [read_seed(given, Role.CLUSTER)]
+    return list(dict.fromkeys([app.keyring.cluster(), *ClusterSeeds(app.paths).all()]))
 
 
 async def _find_actor(session: Session, text: str) -> str:

@@ -148,6 +148,15 @@ cli = Group(
             "Make and show keys.",
             {"gen": f"{_CLI}.keys:gen", "list": f"{_CLI}.keys:list_keys", "get": f"{_CLI}.keys:get"},
         ),
+        "cluster": Group(
+            "cluster",
+            "See and change the keys that sign calls.",
+            {
+                "list": f"{_CLI}.cluster:list_keys",
+                "rotate": f"{_CLI}.cluster:rotate",
+                "revoke-provider": f"{_CLI}.cluster:revoke_provider",
+            },
+        ),
         "events": f"{_CLI}.events:events",
         "logs": f"{_CLI}.logs:logs",
         "spy": f"{_CLI}.spy:spy",

@@ -33,6 +33,7 @@ def host_document(host: HostPing) -> dict[str, Any]:
         "labels": dict(host.labels),
         "guests": host.guests or None,
         "cordoned": host.cordoned,
+        "issuer_alarms": host.issuer_alarms,
     }
 
 
@@ -76,11 +77,21 @@ def get_hosts(app: App) -> None:
         [
             Row(
                 [host.id, host.friendly_name, duration(host.uptime_seconds), host.version, host.guests],
-                notes=["cordoned: it takes on nothing new"] if host.cordoned else [],
+                notes=_notes(host),
             )
             for host in hosts
         ],
     )
+
+
+def _notes(host: HostPing) -> list[str]:
+    notes = ["cordoned: it takes on nothing new"] if host.cordoned else []
+    if host.issuer_alarms:
+        calls = "1 call was" if host.issuer_alarms == 1 else f"{host.issuer_alarms} calls were"
+        notes.append(
+            f"{calls} refused whose issuer and origin disagree; a key may be stolen: `wasmhost logs {host.id[:12]}`"
+        )
+    return notes
 
 
 @click.command("inventory", short_help="what runs on each host")

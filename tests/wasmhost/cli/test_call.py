@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lattice import subjects, verify
+from lattice.authority import Authority
 from lattice.connection import ConnectOptions, connect
 from lattice.errors import NotAuthorized
 from lattice.invocation import Invocation, InvocationResponse
@@ -126,7 +127,7 @@ async def test_a_host_that_knows_static_issuers_only_needs_the_switch(
     nats_server: NatsServer, lattice: str, tmp_path: Path
 ) -> None:
     actor = KeyPair.generate(Role.MODULE).public
-    authority, replay = verify.Authority({CLUSTER.public}), verify.ReplayWindow()
+    authority, replay = Authority({CLUSTER.public}), verify.ReplayWindow()
     connection = await connect(ConnectOptions(url=nats_server.url))
     seen: list[Invocation] = []
 

@@ -37,7 +37,8 @@ COMMANDS = """
     call / claims inspect / claims sign / claims revoke /
     claims unrevoke / claims revoked / claims token actor / claims token provider / inspect /
     par create / par inspect / par insert /
-    keys gen / keys list / keys get / events / logs / spy / label / apply / ctx list / ctx new / ctx del / ctx default /
+    keys gen / keys list / keys get / cluster list / cluster rotate / cluster revoke-provider /
+    events / logs / spy / label / apply / ctx list / ctx new / ctx del / ctx default /
     doctor / completions
 """
 
