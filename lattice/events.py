@@ -425,6 +425,17 @@ def issuer_mismatch(*, issuer: str, origin: str, public_key: str, reason: str, c
 # ---- single calls, on a subject of their own
 
 
+def permission_violation(*, connection: str, operation: str, subject: str, queue: str = "") -> Built:
+    """Ours: the NATS server refused something to this host. ``connection``: control or rpc; ``operation``: publish or
+    subscription; subject and queue group are in lower case."""
+    return "permission_violation", {
+        "connection": connection,
+        "operation": operation,
+        "subject": subject[:200],
+        "queue": queue[:200] or None,
+    }
+
+
 def invocation_succeeded(
     *,
     source: Mapping[str, Any],

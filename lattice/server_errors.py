@@ -69,15 +69,16 @@ class ViolationLog:
         """Say nothing of this subject, which is tried without knowing whether it is permitted."""
         self._ignored = subject
 
-    def add(self, violation: Violation) -> None:
+    def add(self, violation: Violation) -> bool:
+        """Log it; False where it was left out."""
         if self._ignored and violation.concerns(self._ignored):
-            return
+            return False
         now = monotonic()
         if now - self._since > WINDOW:
             self._since, self._logged = now, 0
         if self._logged >= LOGGED_PER_WINDOW:
             self._left_out += 1
-            return
+            return False
         self._logged += 1
         left_out, self._left_out = self._left_out, 0
         log.warning(
@@ -87,3 +88,4 @@ class ViolationLog:
             queue=violation.queue[:200],
             not_logged=left_out,
         )
+        return True

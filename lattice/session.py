@@ -64,6 +64,7 @@ class Connection:
         self._inbox = f"{inbox_prefix}."
         self._waiters = Waiters(self._loop)
         self._violations = server_errors.ViolationLog()
+        self._violation_watchers: list[Callable[[server_errors.Violation], None]] = []
         self._wire: Wire | None = None
         self._leaving: Wire | None = None
         """The wire that was left for the present one, as long as messages may still arrive over it."""
@@ -149,6 +150,10 @@ class Connection:
                 self._watchers.remove(callback)
 
         return stop
+
+    def on_violation(self, callback: Callable[[server_errors.Violation], None]) -> None:
+        """Call ``callback`` on the loop for each thing that the server does not permit, as often as that is logged."""
+        self._violation_watchers.append(callback)
 
     def publish(self, subject: str, payload: bytes, *, reply: str = "", headers: Headers = None) -> None:
         """See :meth:`lattice.transport.Transport.publish`. MalformedMessage for a subject with spaces or wildcards."""
@@ -338,7 +343,9 @@ class Connection:
                     if not subscription.confirmed:
                         subscription.refused = text
             return
-        self._violations.add(violation)
+        if self._violations.add(violation):
+            for watcher in self._violation_watchers:
+                watcher(violation)
         if violation.operation == "subscription":
             for subscription in self._subscriptions.values():
                 if violation.concerns(subscription.subject, subscription.queue):

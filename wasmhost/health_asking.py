@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from lattice import subjects
-from lattice.errors import Code, MalformedMessage, Unreachable
+from lattice.errors import Code, MalformedMessage, NotAuthorized, Unreachable
 from lattice.transport import Transport
 from lattice.wire import pack
 from wasmhost.health import HealthReply
@@ -66,6 +66,8 @@ class HealthAsking:
             reply = await self._transport.request(self._subject, self._question, timeout=timeout)
         except Unreachable as error:
             return Silence.MUTE if error.code is Code.TIMED_OUT else Silence.ABSENT
+        except NotAuthorized:
+            return Silence.ABSENT  # the NATS user of this host may not ask, which the connection has told
         health = self._read(reply.payload)
         return Silence.ABSENT if health.instance_id not in ("", self._instance_id) else health
 

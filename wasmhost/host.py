@@ -18,6 +18,7 @@ from lattice import events, subjects
 from lattice.chunks import Chunks
 from lattice.connection import Connection, connect
 from lattice.rpc import RpcClient
+from lattice.server_errors import Violation
 from lattice.transport import State
 from wasmhost import generations, logs
 from wasmhost.actors import ActorRegistry
@@ -79,6 +80,7 @@ class Host:
         self.facts: HostFacts
         self.policy: PolicyRoom
         self.registries = Registries()
+        self._publisher: EventPublisher | None = None
         self._stopping = asyncio.Event()
         self._drain_timeout: float | None = None
         self._parts = AsyncExitStack()
@@ -131,7 +133,7 @@ class Host:
         engine = await asyncio.to_thread(Engine.open, config.paths.cache / "compiled", variant=variant)
         parts.push_async_callback(asyncio.to_thread, engine.close)  # it waits for guests that still compute
 
-        publisher = EventPublisher(control, config.lattice, identity.host_id)
+        self._publisher = publisher = EventPublisher(control, config.lattice, identity.host_id)
         metadata = await self._open_knowledge(parts, control, publisher)
         alarm = IssuerAlarm(publisher.publish)
         self.cluster = cluster = await self._open_cluster(parts, alarm)
@@ -368,7 +370,16 @@ class Host:
             who = "any local user" if connection.local else "whoever reaches it"
             log.warning("nats.anonymous", server=connection.server, hint=f"{who} may control this host")
         connection.on_state(lambda state: self._note_state(purpose, state))
+        connection.on_violation(lambda violation: self._tell_violation(purpose, violation))
         return connection
+
+    def _tell_violation(self, purpose: str, violation: Violation) -> None:
+        """Publish an event, unless events are what is not permitted."""
+        if self._publisher is not None and not violation.subject.startswith("wasmbus.evt."):
+            told = events.permission_violation(
+                connection=purpose, operation=violation.operation, subject=violation.subject, queue=violation.queue
+            )
+            self._publisher.publish(*told)
 
     def _note_state(self, purpose: str, state: State) -> None:
         event = log.warning if state is State.RECONNECTING else log.info

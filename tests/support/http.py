@@ -24,6 +24,17 @@ def get(port: int, path: str = "/", *, timeout: float = 10) -> tuple[int, bytes]
         connection.close()
 
 
+def post(port: int, path: str, body: bytes, *, timeout: float = 20) -> tuple[int, bytes]:
+    """The same with a body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request("POST", path, body)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
 def answers(port: int, path: str = "/") -> bool:
     """Whether a GET gives 200."""
     try:

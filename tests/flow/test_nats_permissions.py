@@ -1,0 +1,245 @@
+"""Applications under the permissions that docs/security.md lists, and what those do not permit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lattice import bundled
+from lattice.connection import Connection, ConnectOptions, connect
+from lattice.errors import LatticeError, NotAuthorized
+from lattice.keys import KeyPair, Role
+from lattice.login import TlsFiles
+from tests.support.certificates import Authority
+from tests.support.http import answers, get, post
+from tests.support.nats import NatsServer, free_port
+from tests.support.operator import Operator, write_credentials
+from tests.support.permissions import NAMES, filled, page_host, page_server, users
+from tests.support.processes import ROOT, Running, run, user_environment
+from wasmhost.images.actor_file import read_actor
+
+COUNTER = ROOT / "actors" / "kvcounter" / "kvcounter_s.wasm"
+ECHO = ROOT / "actors" / "echo" / "echo_s.wasm"
+HTTP, STORE = bundled.BUNDLED["httpserver"].public_key, bundled.BUNDLED["keyvalue"].public_key
+OTHER = KeyPair.generate(Role.MODULE).public
+
+
+@dataclass
+class Secured:
+    """A lattice with one host, whose users have the permissions of the page."""
+
+    kind: str
+    server: NatsServer
+    env: dict[str, str]
+    host: Running
+    files: Path
+    tls: TlsFiles
+
+    def do(self, *arguments: str) -> str:
+        ended = run(list(arguments), env=self.env)
+        assert ended.returncode == 0, f"{arguments}: {ended.stdout}{ended.stderr}\n{self.host.output}"
+        assert "permission_violation" not in ended.stderr, "missing on the page"
+        return ended.stdout
+
+    def options(self, file: str, inbox: str) -> ConnectOptions:
+        creds = str(self.files / file)
+        return ConnectOptions(url=self.server.url, credentials=creds, inbox_prefix=inbox, tls=self.tls)
+
+
+def _server_config(kind: str, files: Path, authority: Authority, names: dict[str, str]) -> str:
+    """The server of the page with these keys in it; credentials of all users are written into ``files``."""
+    places = {
+        "U_CONTROL": "one-control",
+        "U_CALLS": "one-calls",
+        "U_PERSON": "alice",
+        "U_HTTP": f"providers/{HTTP}",
+        "U_STORE": f"providers/{STORE}",
+    }
+    (files / "providers").mkdir()
+    made = authority.signed("server")
+    tls = {"/etc/nats/server.pem": made.certificate, "/etc/nats/server.key": made.key}
+    tls["/etc/nats/ca.pem"] = authority.certificate
+    text = filled(page_server(), names)
+    for path, own in {**tls, "/var/lib/nats": files / "jetstream"}.items():
+        assert path in text
+        text = text.replace(path, str(own))
+    if kind == "static keys":
+        for name in NAMES:
+            user = KeyPair.generate(Role.USER)
+            file = files / f"{places[name]}.creds"
+            file.write_text(user.seed)
+            file.chmod(0o600)
+            text = text.replace(f'"{name}"', f'"{user.public}"')
+        return text
+    operator = Operator()
+    for name, may in users(names).items():
+        token, seed = operator.user(publish=may.publish, subscribe=may.subscribe, responses=may.responses)
+        write_credentials(files / f"{places[name]}.creds", token, seed)
+    return text[: text.index("accounts {")] + operator.config
+
+
+@pytest.fixture(scope="module", params=["static keys", "operator mode"])
+def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    files = tmp_path_factory.mktemp("secured")
+    authority = Authority(files / "authority")
+    counter = read_actor(COUNTER.read_bytes())
+    names = {"M_APP": counter.subject, "V_HTTP": HTTP, "V_STORE": STORE}
+    config = _server_config(request.param, files, authority, names)
+    server = NatsServer(files / "nats", jetstream=False, config=config).start()
+    client = authority.signed("one", client=True)
+    tls = TlsFiles(ca=str(authority.certificate), certificate=str(client.certificate), key=str(client.key))
+    settings = page_host().replace("tls://nats.example:4222", server.url.replace("nats://", "tls://"))
+    settings = settings.replace("/etc/wasmhost/ca.pem", tls.ca).replace("/etc/wasmhost/one.pem", tls.certificate)
+    settings = settings.replace("/etc/wasmhost/one.key", tls.key).replace("/etc/wasmhost", str(files))
+    (files / "host.yaml").write_text(settings)
+    env = user_environment(files / "home")
+    url = ["--nats-url", server.url.replace("nats://", "tls://")]
+    shown = run(
+        [
+            *("ctx", "new", "prod", *url, "--creds", str(files / "alice.creds")),
+            *("--inbox-prefix", "_INBOX_people.alice", "--default"),
+            *("--tls-ca", tls.ca, "--tls-cert", tls.certificate, "--tls-key", tls.key),
+        ],
+        env=env,
+    )
+    assert shown.returncode == 0, shown.stderr
+    host = Running(
+        ["host", "--config", str(files / "host.yaml"), "--trust", counter.issuer, "--allow-file-load", "--no-local"],
+        env=env,
+    )
+    try:
+        host.wait_for_output("host.started")
+        yield Secured(request.param, server, env, host, files, tls)
+        assert host.stop() == 0
+    finally:
+        host.kill()
+        server.stop()
+
+
+def test_whole_applications_run_under_exactly_these_permissions(secured: Secured) -> None:
+    port, other = free_port(), free_port()
+    for provider in ("bundled:httpserver", "bundled:keyvalue"):
+        secured.do("start", "provider", provider)
+    secured.do("start", "actor", str(COUNTER), "--count", "2")
+    secured.do("link", "put", "kvcounter", "bundled:keyvalue", "wasmcloud:keyvalue")
+    secured.do("link", "put", "kvcounter", "bundled:httpserver", "wasmcloud:httpserver", f"address=127.0.0.1:{port}")
+    secured.host.wait_until(lambda: answers(port, "/warm"), timeout=15, what="an answer")
+    assert [get(port, "/a")[1], get(port, "/a?amount=5")[1]] == [b'{"counter":1}', b'{"counter":6}']
+    assert post(port, "/large", b"x" * 1_500_000)[0] == 200, "an argument that takes the way over JetStream"
+    (host,) = json.loads(secured.do("get", "inventory", "-o", "json"))["hosts"]
+    assert host["degraded"] is None
+    if secured.kind == "static keys":  # the commands know nothing of how their user is admitted
+        called = secured.do("call", "kvcounter", "HttpServer.HandleRequest", json.dumps({"path": "/a"}))
+        assert "200" in called
+        secured.do("logs", "kvcounter")
+        assert "provider_started" in secured.do("events", "--since", "1m")
+        secured.do("scale", "actor", "kvcounter", "1")
+    # the provider of the page may call one actor: another one is out of its reach
+    secured.do("start", "actor", str(ECHO))
+    secured.do("link", "put", "echo", "bundled:httpserver", "wasmcloud:httpserver", f"address=127.0.0.1:{other}")
+    secured.host.wait_until(lambda: get(other)[0] >= 500, timeout=15, what="a refusal")
+    secured.host.wait_for_output("permission_violation")
+    refused = [line for line in secured.host.lines if "permission_violation" in line]
+    echo = read_actor(ECHO.read_bytes()).subject.lower()
+    assert [line for line in refused if echo not in line] == [], "what is missing on the page"
+
+
+async def test_what_a_providers_user_may_not_do(secured: Secured) -> None:
+    """The probes of a malicious provider: of all it tries, only its own subjects, its inbox and its actor are open."""
+    actor = read_actor(COUNTER.read_bytes()).subject
+    host = KeyPair.generate(Role.HOST).public
+    rpc, control = "wasmbus.rpc.default", "wasmbus.ctl.default"
+    connection = await connect(secured.options(f"providers/{HTTP}.creds", f"_INBOX_providers.{HTTP}"))
+    try:
+        for subject in (
+            *(">", "wasmbus.>", f"{rpc}.>", f"{rpc}.*", f"{rpc}.{actor}", f"{control}.>", "wasmbus.evt.default"),
+            *("_INBOX.>", "_INBOX_people.>", "_INBOX_calls.>", "_INBOX_control.>", "_INBOX_providers.>"),
+            *(f"_INBOX_providers.{STORE}.>", f"{rpc}.{STORE}.default", f"{rpc}.{STORE}.default.>", f"{rpc}.*.*"),
+            *("$KV.>", "$O.>", "$JS.>", "$SYS.>", "wasmbus.rpcevt.default"),
+        ):
+            with pytest.raises(NotAuthorized):
+                await connection.subscribe(subject, lambda *_: None)
+        for subject in (f"{rpc}.{HTTP}.default", f"{rpc}.{HTTP}.default.health", f"_INBOX_providers.{HTTP}.x"):
+            await (await connection.subscribe(subject, lambda *_: None)).unsubscribe()
+        for subject in (
+            *(
+                f"{control}.cmd.{host}.lp",
+                f"{control}.linkdefs.put",
+                f"{control}.registries.put",
+                f"{control}.ping.hosts",
+            ),
+            *("wasmbus.evt.default", "wasmbus.cfg.default.req", f"{rpc}.{OTHER}", f"{rpc}.{STORE}.default"),
+            *(f"{rpc}.{STORE}.default.shutdown", f"{rpc}.{HTTP}.default.linkdefs.put", "$KV.LATTICEDATA_default.x"),
+            *("$KV.WASMHOST_default.x", "$KV.KEYVALUE_default.x", "$JS.API.STREAM.DELETE.KV_LATTICEDATA_default"),
+            *("$JS.API.STREAM.LIST", "$JS.API.STREAM.DELETE.OBJ_default", "_INBOX_people.alice.x"),
+            *("_INBOX_calls.one.x", "_INBOX_control.one.x", f"_INBOX_providers.{STORE}.x", "$SYS.REQ.SERVER.PING"),
+        ):
+            with pytest.raises(NotAuthorized, match="does not permit"):
+                await connection.request(subject, b"{}", timeout=5)
+        assert (await _asked(connection, f"{rpc}.{actor}")) != "refused"
+    finally:
+        await connection.close()
+
+
+async def test_no_connection_of_a_host_can_do_what_only_another_has_to(secured: Secured) -> None:
+    calls = await connect(secured.options("one-calls.creds", "_INBOX_calls.one"))
+    control = await connect(secured.options("one-control.creds", "_INBOX_control.one"))
+    try:
+        assert await _asked(calls, "wasmbus.ctl.default.ping.hosts") == "refused"
+        assert await _asked(calls, "wasmbus.ctl.default.linkdefs.put") == "refused"
+        assert await _asked(calls, "$KV.LATTICEDATA_default.x") == "refused"
+        assert await _asked(control, f"wasmbus.rpc.default.{HTTP}.default.shutdown") == "refused"
+        assert await _asked(control, f"wasmbus.rpc.default.{OTHER}") == "refused"
+        for connection, subject in (
+            (calls, "wasmbus.ctl.default.>"),
+            (calls, "_INBOX_people.>"),
+            (control, "_INBOX.>"),
+            (control, "wasmbus.rpc.default.*"),
+        ):
+            with pytest.raises(NotAuthorized):
+                await connection.subscribe(subject, lambda *_: None)
+    finally:
+        await calls.close()
+        await control.close()
+
+
+async def _asked(connection: Connection, subject: str) -> str:
+    """What became of a request: refused by the server, or anything else."""
+    try:
+        await connection.request(subject, b"", timeout=1)
+    except NotAuthorized:
+        return "refused"
+    except LatticeError as error:
+        return str(error)
+    return "answered"
+
+
+def test_nobody_gets_in_without_all_that_is_asked_for(secured: Secured, tmp_path: Path) -> None:
+    """The command line says in one sentence what is missing, with the exit code for it, and hangs nowhere."""
+    tls = [
+        "--nats-tls-ca",
+        secured.tls.ca,
+        "--nats-tls-cert",
+        secured.tls.certificate,
+        "--nats-tls-key",
+        secured.tls.key,
+    ]
+    alice = ["--nats-creds", str(secured.files / "alice.creds")]
+    url = ["get", "hosts", "--nats-url", secured.server.url]
+    stranger = tmp_path / "stranger.nk"
+    stranger.write_text(KeyPair.generate(Role.USER).seed)
+    empty = user_environment(tmp_path / "home")
+    for arguments, code, words in (
+        ([*url, *tls, *alice, "--nats-tls-ca", str(Authority(tmp_path).certificate)], 6, "is not trusted"),
+        ([*url, *alice, "--nats-tls-ca", secured.tls.ca], 8, "wants a client certificate"),
+        ([*url, *tls], 8, "refused no credentials"),
+        ([*url, *tls, "--nats-creds", str(stranger)], 8, "refused the given credentials"),
+        ([*url, *tls, "--nats-creds", str(tmp_path / "none.creds")], 2, "none.creds is no NATS credentials file"),
+    ):
+        ended = run(arguments, env=empty, timeout=20)
+        assert (ended.returncode, words in ended.stderr) == (code, True), (arguments, ended.stderr)
+        assert "Traceback" not in ended.stderr
