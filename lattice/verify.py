@@ -18,9 +18,9 @@ SKEW: Final = 60.0
 REPLAY_WINDOW: Final = MAX_AGE + 2 * SKEW
 """Seconds for which an accepted token could be accepted again, hence for which its id is remembered."""
 
-
 ISSUER_REFUSED: Final = "Issuer of this invocation is not among the list of valid issuers"
 """How classic hosts refuse a key that may not sign for an origin."""
+_COMPARE: Final = "; compare the clocks of both machines"
 
 
 class IssuerRefused(NotAuthorized):
@@ -40,9 +40,24 @@ class ReplayWindow:
     Two generations: entries live between one and two ``window`` seconds. When a generation is full before its time, the
     older one goes early, and with it the right of equally old tokens to be accepted (:attr:`horizon`): the window
     shrinks under a flood, it never opens.
+
+    When the clock is set back, what was accepted before is kept aside until the time has come again at which it could
+    be accepted again; meanwhile calls go on as usual.
     """
 
-    __slots__ = ("_half", "_latest", "_older", "_older_latest", "_since", "_window", "_young", "horizon")
+    __slots__ = (
+        "_ahead",
+        "_ahead_until",
+        "_half",
+        "_latest",
+        "_older",
+        "_older_latest",
+        "_refused",
+        "_since",
+        "_window",
+        "_young",
+        "horizon",
+    )
 
     def __init__(self, window: float = REPLAY_WINDOW, capacity: int = 1_000_000) -> None:
         self._window = window
@@ -52,23 +67,33 @@ class ReplayWindow:
         self._since = 0.0
         self._latest = -1
         self._older_latest = -1
+        self._ahead: set[int] = set()
+        self._ahead_until = 0.0
+        self._refused = (0, -1)
+        """First and last second, then still to come, whose ids were forgotten while the clock was ahead."""
         self.horizon = -1
         """Tokens issued at or before this second are refused, since their ids may have been forgotten."""
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._older)
+        return len(self._young) + len(self._older) + len(self._ahead)
+
+    def may_have_forgotten(self, issued_at: int) -> bool:
+        """Whether an id of this second may have been accepted, and is not known any more."""
+        return issued_at <= self.horizon or self._refused[0] <= issued_at <= self._refused[1]
 
     def knows(self, invocation_id: str, issuer: str = "") -> bool:
         """Whether this issuer's invocation was accepted before."""
         # A 64-bit hash instead of two texts: 60 bytes per entry instead of 200. A collision, one in 10**13, refuses a
         # call. The issuer belongs to it, or a provider could use up the predictable ids of a host.
         entry = hash((issuer, invocation_id))
-        return entry in self._young or entry in self._older
+        return entry in self._young or entry in self._older or entry in self._ahead
 
     def seen(self, invocation_id: str, now: float, issuer: str = "", issued_at: int = -1) -> bool:
         """Whether it was accepted before; if not, it is from now on known. Times in seconds since the epoch."""
         if self.knows(invocation_id, issuer):
             return True
+        if self._latest > now + 2 * SKEW:  # it was accepted by a clock that showed more than this one does
+            self._set_back(now)
         if now - self._since >= self._window or len(self._young) >= self._half:
             self._turn(now)
         self._young.add(hash((issuer, invocation_id)))
@@ -79,6 +104,22 @@ class ReplayWindow:
         self.horizon = max(self.horizon, self._older_latest)
         self._older, self._older_latest = self._young, self._latest
         self._young, self._latest = set(), -1
+        self._since = now
+        if now > self._ahead_until:
+            self._ahead = set()
+
+    def _set_back(self, now: float) -> None:
+        """The clock was set back: begin anew, but for what may be accepted again once that time comes again."""
+        self._ahead |= self._young | self._older
+        self._ahead_until = max(self._ahead_until, self._latest + self._window)
+        forgotten_until = self.horizon
+        if len(self._ahead) > 2 * self._half:
+            self._ahead, forgotten_until = set(), max(self._latest, self.horizon)
+        here = int(now)
+        if forgotten_until > here:
+            self._refused = (min(here + 1, self._refused[0] or here + 1), max(forgotten_until, self._refused[1]))
+        self.horizon = min(self.horizon, here - 1)
+        self._young, self._latest, self._older, self._older_latest = set(), -1, set(), -1
         self._since = now
 
 
@@ -213,19 +254,19 @@ def _check_times(
     claims: antiforgery.InvocationClaims, replay: ReplayWindow, now: float, max_age: float, skew: float
 ) -> None:
     if claims.expires is not None and claims.expires < now:
-        raise NotAuthorized("Invocation claims token expired")
+        raise NotAuthorized(f"Invocation claims token expired {now - claims.expires:.0f} s ago{_COMPARE}")
     if claims.not_before is not None and claims.not_before > now + skew:
-        raise NotAuthorized("Attempt to use invocation before claims token allows")
+        raise NotAuthorized(
+            f"Attempt to use invocation before claims token allows, by {claims.not_before - now:.0f} s{_COMPARE}"
+        )
     age = now - claims.issued_at
     if age > max_age:
         raise NotAuthorized(
-            f"Invocation claims token is too old: issued {age:.0f} s ago, {max_age:.0f} s allowed; compare the clocks"
+            f"Invocation claims token is too old: issued {age:.0f} s ago, {max_age:.0f} s allowed{_COMPARE}"
         )
     if age < -skew:
-        raise NotAuthorized(
-            f"Invocation claims token was issued {-age:.0f} s in the future; compare the clocks of both machines"
-        )
-    if claims.issued_at <= replay.horizon:
+        raise NotAuthorized(f"Invocation claims token was issued {-age:.0f} s in the future{_COMPARE}")
+    if replay.may_have_forgotten(claims.issued_at):
         raise NotAuthorized("Invocation claims token is too old for a host under this load; send the call again")
 
 

@@ -154,13 +154,15 @@ def test_another_id_is_refused() -> None:
 
 
 def test_times_are_checked() -> None:
-    assert refusal(call(lifetime=10), now=NOW + 11) == "Invocation claims token expired"
+    assert refusal(call(lifetime=10), now=NOW + 11) == (
+        "Invocation claims token expired 1 s ago; compare the clocks of both machines"
+    )
     check(call(lifetime=10), now=NOW + 10)
     assert "too old" in refusal(call(lifetime=10_000), now=NOW + 301)
     assert "60 s in the future" not in refusal(call(at=NOW + 120))
     check(call(at=NOW + 60))
     early = signed_claims(call(), nbf=int(NOW) + 61)
-    assert refusal(early) == "Attempt to use invocation before claims token allows"
+    assert refusal(early).startswith("Attempt to use invocation before claims token allows, by 6")
     check(signed_claims(call(), nbf=int(NOW) + 60))
 
 
@@ -240,6 +242,40 @@ def test_no_id_is_accepted_twice_while_its_token_could_be(steps: list[tuple[int,
             assert number not in accepted
             accepted[number] = issued_at
         assert len(window) <= 20
+
+
+def test_a_clock_that_is_set_back_refuses_no_new_call_and_accepts_no_old_one_again() -> None:
+    window, ahead = ReplayWindow(window=420, capacity=20), 3600.0
+
+    def accept(name: str, now: float) -> None:
+        assert not window.may_have_forgotten(int(now)), f"{name} is as good as any"
+        assert not window.seen(name, now, issued_at=int(now))
+
+    accept("before", NOW)
+    for number in range(5):
+        accept(f"ahead {number}", NOW + ahead)
+    assert window.seen("ahead 1", NOW + ahead + 1, issued_at=int(NOW + ahead))
+    for number in range(100):  # more than fits: generations turn several times
+        accept(f"back {number}", NOW + number)
+    assert len(window) <= 40
+    assert window.seen("back 99", NOW + 100, issued_at=int(NOW + 99))
+    for name in ("ahead 0", "ahead 4"):  # an hour later those tokens are of the right time again
+        known = window.knows(name) or window.may_have_forgotten(int(NOW + ahead))
+        assert known, f"{name} was accepted once"
+    accept("later", NOW + ahead + 1000)
+    accept("later still", NOW + ahead + 2000)
+    assert len(window) <= 20, "in the end it is forgotten"
+
+
+def test_what_was_forgotten_while_the_clock_was_ahead_stays_refused() -> None:
+    window = ReplayWindow(window=420, capacity=4)
+    for number in range(10):
+        window.seen(f"ahead {number}", NOW + 3600 + number, issued_at=int(NOW) + 3600 + number)
+    window.seen("back", NOW, issued_at=int(NOW))
+    assert not window.may_have_forgotten(int(NOW))
+    for number in range(10):
+        assert window.knows(f"ahead {number}") or window.may_have_forgotten(int(NOW) + 3600 + number)
+    assert not window.may_have_forgotten(int(NOW) + 3700)
 
 
 def test_a_full_window_shrinks_instead_of_opening() -> None:
