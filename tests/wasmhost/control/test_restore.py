@@ -12,14 +12,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import wasmtime
 
 from lattice import bundled
-from lattice.claims import read_actor
+from lattice.claims import read_actor, sign_actor
 from lattice.client import ControlClient
 from lattice.connection import Connection
 from lattice.errors import RemoteError, Unreachable
 from lattice.inventory import Inventory
+from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
+from tests.support.actors import ACCOUNT
+from tests.support.actors import ECHO as ECHO_WAT
 from tests.support.http import answers
 from tests.support.nats import NatsServer, free_port
 from tests.support.processes import ROOT, Running, user_environment
@@ -30,6 +34,7 @@ ECHO_ID = read_actor(ECHO.read_bytes()).subject
 HTTP = bundled.find("bundled:httpserver")
 STORE = bundled.find("bundled:keyvalue")
 MANAGED = {"wasmcloud.dev/managed-by": "wadm", "wasmcloud.dev/appspec": "shop"}
+MANY = 30
 PASSWORD = "hunter2-in-the-configuration"
 
 
@@ -243,6 +248,35 @@ async def test_what_a_manager_started_waits_for_it_and_comes_back_without_it(res
     await host.has({"mine": 2, "shop": 1})
     await host.has({"mine": 2, "shop": 1, "blog": 2})
     await host.remembers("blog", without="more of shop")
+
+
+async def test_a_host_that_ends_or_is_told_otherwise_while_it_restores_forgets_nothing(
+    restarted: RestartedHost, tmp_path: Path
+) -> None:
+    host, control = restarted, restarted.control
+    await host.start("--trust", ACCOUNT.public)
+    wasm = wasmtime.wat2wasm(ECHO_WAT)
+    keys = [KeyPair.generate(Role.MODULE) for _ in range(MANY)]
+    files = [tmp_path / f"{number}.wasm" for number in range(MANY)]
+    for key, file in zip(keys, files, strict=True):
+        file.write_bytes(sign_actor(bytes(wasm), account=ACCOUNT, module=key, name=file.stem))
+    for key, file in zip(keys, files, strict=True):
+        await control.scale_actor(host.host_id, file.as_uri(), count=1, annotations={"set": key.public})
+    everything = {key.public: 1 for key in keys}
+    await host.has(everything)
+    await host.remembers(*(file.as_uri() for file in files))
+    await host.end(signal.SIGKILL)
+
+    await host.start("--trust", ACCOUNT.public)
+    await host.end(signal.SIGTERM)  # while it brings them back, or just before or after that
+    assert len(json.loads(host.memory.read_text())["actors"]) == MANY
+
+    await host.start("--trust", ACCOUNT.public)
+    await control.stop_actor(host.host_id, keys[-1].public)
+    await control.scale_actor(host.host_id, files[-2].as_uri(), count=3, annotations={"set": keys[-2].public})
+    del everything[keys[-1].public]
+    await host.has({**everything, keys[-2].public: 3})
+    await host.remembers(without=files[-1].as_uri())
 
 
 async def test_a_file_that_cannot_be_read_is_set_aside(restarted: RestartedHost) -> None:
