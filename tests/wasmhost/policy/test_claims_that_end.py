@@ -78,12 +78,12 @@ def command_line(
     structlog.reset_defaults()
 
 
+@pytest.mark.usefixtures("command_line")
 async def test_new_calls_are_refused_those_in_flight_finish_and_then_it_is_stopped_and_shown(
     config: HostConfig,
     client: Connection,
     events: EventLog,
     tmp_path: Path,
-    command_line: None,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     async with Host(config) as host:
@@ -122,8 +122,9 @@ async def test_new_calls_are_refused_those_in_flight_finish_and_then_it_is_stopp
             await host.actors.launch(actors.write(tmp_path, wasm))
 
 
+@pytest.mark.usefixtures("command_line")
 async def test_renewed_claims_take_over_live_with_the_same_revision(
-    config: HostConfig, client: Connection, events: EventLog, tmp_path: Path, command_line: None
+    config: HostConfig, client: Connection, events: EventLog, tmp_path: Path
 ) -> None:
     async with Host(config) as host:
         module = KeyPair.generate(Role.MODULE)
