@@ -359,7 +359,7 @@ class Service:
         except (ValueError, AttributeError):
             host = None
         if host != self._host_data.host_id:
-            log.warning("provider.shutdown_ignored", reason="not from the host of this provider")
+            log.info("provider.shutdown_ignored", reason="not from the host of this provider")
             return
         if subjects.is_inbox(reply):
             self._publish(reply, b"shutting down")

@@ -36,6 +36,8 @@ from wasmhost.surroundings import Surroundings
 log = structlog.get_logger(__name__)
 
 _KEPT_LINES: Final = 50
+_FIRST_PATIENCE: Final = 0.2
+"""Seconds that the first question to a new process of ours waits for its answer; each further one waits longer."""
 _READY_POLL: Final = (0.03, 0.25)
 """First and longest pause between the questions whether a new process is ready, in seconds."""
 _LINES: Final = (100, 1000)
@@ -408,8 +410,11 @@ class SupervisedProvider:
         begun = loop.time()
         reported = False
         pause, longest = _READY_POLL
+        # Where another host runs this provider, too, its process hears the question and keeps silent.
+        patience = _FIRST_PATIENCE if self.image.ours else timing.health_timeout
         while True:
-            answer = await self._asking.ask_newcomer(timing.health_timeout)
+            answer = await self._asking.ask_newcomer(min(patience, timing.health_timeout))
+            patience *= 1.5
             if isinstance(answer, HealthReply):
                 return answer
             age = loop.time() - begun

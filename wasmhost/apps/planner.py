@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from lattice.errors import Code, LatticeError
 from lattice.inventory import Inventory
 from lattice.links import LinkDefinition, LinkKey, LinkTable
-from wasmhost import limits
+from wasmhost import limits, moving
 from wasmhost.apps.application import ActorComponent, Application, CapabilityComponent, Mark, Scaler
-from wasmhost.apps.placement import Share, place_actor, place_provider, unplaceable
+from wasmhost.apps.placement import Share, eligible, place_actor, place_provider, spreads, unplaceable
 
 MANAGED_BY = "wasmcloud.dev/managed-by"
 APPLICATION = "wasmcloud.dev/appspec"
@@ -200,17 +200,22 @@ class _Wanted:
 
     def _add_actor(self, application: Application, actor: ActorComponent) -> None:
         image = self._images[application.name, actor.name]
-        self._check_fit(actor)
-        for share in place_actor(actor.scaler, self._hosts, evenly=self._evenly):
-            annotations = _annotations(application, "actor", actor.name, actor.scaler, share)
+        hosts = self._open_for("actor", application, actor)
+        self._check_fit(actor, hosts)
+        scaler_name = _scaler_name("actor", application, actor)
+        shares = place_actor(actor.scaler, hosts, evenly=self._evenly)
+        for share in self._shift(actor, shares, hosts, scaler_name):
+            annotations = _annotations(application, scaler_name, actor.scaler, share)
             annotations.update(limits.to_annotations(actor.limits))
             command = ScaleActor(share.host_id, image.reference, image.public_key, share.count, annotations)
             self.actors[share.host_id, image.public_key, _frozen(annotations)] = command
 
     def _add_provider(self, application: Application, capability: CapabilityComponent) -> None:
         image = self._images[application.name, capability.name]
-        self._check_fit(capability)
-        for share in place_provider(capability.scaler, self._hosts, evenly=self._evenly):
+        hosts = self._open_for("provider", application, capability)
+        self._check_fit(capability, hosts)
+        scaler_name = _scaler_name("provider", application, capability)
+        for share in place_provider(capability.scaler, hosts, evenly=self._evenly):
             command = StartProvider(
                 share.host_id,
                 image.reference,
@@ -218,7 +223,7 @@ class _Wanted:
                 capability.contract,
                 capability.link_name,
                 capability.config,
-                _annotations(application, "provider", capability.name, capability.scaler, share),
+                _annotations(application, scaler_name, capability.scaler, share),
             )
             # Applications share a provider: links tell their actors apart.
             other = self.providers.setdefault((share.host_id, image.public_key, capability.link_name), command)
@@ -229,20 +234,78 @@ class _Wanted:
                     " give it another link_name"
                 )
 
-    def _check_fit(self, component: ActorComponent | CapabilityComponent) -> None:
-        for spread in unplaceable(component.scaler, self._hosts):
+    def _open_for(
+        self, kind: str, application: Application, component: ActorComponent | CapabilityComponent
+    ) -> list[Inventory]:
+        """The hosts that may run a component: those that take on what is new, and those that run it already."""
+        name = _scaler_name(kind, application, component)
+        return [host for host in self._hosts if not host.cordoned or _runs(host, name)]
+
+    def _shift(
+        self, actor: ActorComponent, shares: Sequence[Share], hosts: Sequence[Inventory], scaler_name: str
+    ) -> list[Share]:
+        """What a cordoned host would have to run beyond what it runs goes to the first host that takes it on."""
+        shifted: dict[tuple[str, str], int] = {}
+        cordoned = {host.host_id: host for host in hosts if host.cordoned}
+        for share in shares:
+            host_id, count = share.host_id, share.count
+            if (host := cordoned.get(host_id)) is not None:
+                kept = min(count, _instances(host, scaler_name, share.spread))
+                shifted[host_id, share.spread] = shifted.get((host_id, share.spread), 0) + kept
+                spread = next(each for each in spreads(actor.scaler) if each.name == share.spread)
+                takers = [each for each in eligible(spread, hosts) if not each.cordoned]
+                if kept == count or actor.scaler.kind == "daemonscaler":
+                    continue
+                if not takers:
+                    self.problems.append(
+                        f"{actor.mark}: {host.friendly_name or host_id} is cordoned, and no other host fits, "
+                        f"for {count - kept} more of {actor.name}"
+                    )
+                    continue
+                host_id, count = takers[0].host_id, count - kept
+            shifted[host_id, share.spread] = shifted.get((host_id, share.spread), 0) + count
+        return [Share(host_id, spread_name, count) for (host_id, spread_name), count in shifted.items() if count]
+
+    def _check_fit(self, component: ActorComponent | CapabilityComponent, hosts: Sequence[Inventory]) -> None:
+        for spread in unplaceable(component.scaler, hosts):
             labels = ", ".join(f"{name}={value}" for name, value in spread.requirements.items())
             has = f"has the labels {labels} of spread {spread.name!r}" if labels else "is running"
+            if any(host.cordoned for host in eligible(spread, self._hosts)):
+                has += " and is not cordoned"
             self.problems.append(f"{component.mark}: no host {has}, which {component.name} needs")
 
 
-def _annotations(application: Application, kind: str, name: str, scaler: Scaler, share: Share) -> dict[str, str]:
+def _scaler_name(kind: str, application: Application, component: ActorComponent | CapabilityComponent) -> str:
+    return f"{kind}{component.scaler.kind}-{application.name}-{component.name}"
+
+
+def _annotations(application: Application, scaler_name: str, scaler: Scaler, share: Share) -> dict[str, str]:
+    spread = next(each for each in spreads(scaler) if each.name == share.spread)
     return {
         MANAGED_BY: US,
         APPLICATION: application.name,
-        SCALER: f"{kind}{scaler.kind}-{application.name}-{name}",
+        SCALER: scaler_name,
         SPREAD: share.spread,
+        **moving.to_annotations(spread.requirements),
     }
+
+
+def _runs(host: Inventory, scaler_name: str) -> bool:
+    """Whether a host runs something that this scaler has put there."""
+    instances = [instance.annotations for actor in host.actors for instance in actor.instances]
+    found = [*instances, *(provider.annotations for provider in host.providers)]
+    return any(each.get(SCALER) == scaler_name and _is_ours(each) for each in found)
+
+
+def _instances(host: Inventory, scaler_name: str, spread: str) -> int:
+    """How many instances of a spread a scaler has on a host."""
+    wanted = {SCALER: scaler_name, SPREAD: spread}.items()
+    return sum(
+        instance.count
+        for actor in host.actors
+        for instance in actor.instances
+        if wanted <= instance.annotations.items()
+    )
 
 
 def _is_ours(annotations: Annotations) -> bool:
@@ -275,7 +338,9 @@ def _stale_actors(wanted: _Wanted, hosts: Sequence[Inventory]) -> list[Command]:
     return [
         stop
         for key, (stop, _) in _actor_sets(hosts).items()
-        if _is_ours(stop.annotations) and (key not in wanted.actors or references[key[0], key[1]] != stop.reference)
+        if _is_ours(stop.annotations)
+        and moving.MARK not in stop.annotations  # on the way from another host: whoever moves them sees to them
+        and (key not in wanted.actors or references[key[0], key[1]] != stop.reference)
     ]
 
 

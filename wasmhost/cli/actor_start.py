@@ -55,8 +55,8 @@ def start_actor(
     Waits until it runs, or says why it does not.
     """
     reference = image_reference(image)
-    annotations = _limit_annotations(limit_texts)
     where = Where.typed(host_text, constraints, auction_timeout_ms)
+    annotations = {**_limit_annotations(limit_texts), **where.annotations}
 
     async def work(session: Session) -> Placed | Accepted:
         host_id = await place_actor(session, where, reference)

@@ -15,6 +15,7 @@ from wasmhost.cli import names as complete
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.problems import Problem, invalid, not_found
 from wasmhost.cli.session import Session
+from wasmhost.moving import to_annotations
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,6 +29,11 @@ class Where:
     """Labels that the host has to have."""
     auction_timeout: float | None
     """Seconds for bids; None: as long as the hosts that are there need."""
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """Those of what is started there: when it moves, the next host has to have the labels, too."""
+        return to_annotations(self.constraints) if self.host is None else {}
 
     @classmethod
     def typed(cls, host: str | None, constraints: Sequence[str], auction_timeout_ms: int | None) -> Self:

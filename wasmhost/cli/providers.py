@@ -166,9 +166,16 @@ def start_provider(
         host_id = await place_provider(session, where, reference, link_name)
         if skip_wait:
             async with accepting(session, host_id) as accepted:
-                await session.client.start_provider(host_id, reference, link_name, configuration)
+                await session.client.start_provider(host_id, reference, link_name, configuration, where.annotations)
             return accepted
-        return await start_and_wait(session, host_id, reference, link_name=link_name, configuration=configuration)
+        return await start_and_wait(
+            session,
+            host_id,
+            reference,
+            link_name=link_name,
+            configuration=configuration,
+            annotations=where.annotations,
+        )
 
     done = app.run(work)
     if isinstance(done, Accepted):

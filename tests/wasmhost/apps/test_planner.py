@@ -368,3 +368,47 @@ def test_instances_that_are_placed_evenly_stop_where_they_are_too_many() -> None
     again = plan([fewer], images(fewer), Observed(running, LinkTable()), evenly=True)
     assert [(c.host_id, c.count) for c in again if isinstance(c, ScaleActor)] == [("N1", 1)]
     assert [c.host_id for c in again if isinstance(c, StopActor)] == ["N2"]
+
+
+TWO = Observed([Inventory(host_id="N1"), Inventory(host_id="N2")], LinkTable())
+
+
+def cordoned(observed: Observed, host_id: str) -> Observed:
+    hosts = [replace(host, cordoned=host.cordoned or host.host_id == host_id) for host in observed.hosts]
+    return replace(observed, hosts=hosts)
+
+
+def instances_by_host(observed: Observed) -> dict[str, int]:
+    return {host.host_id: sum(len(entry.instances) for entry in host.actors) for host in observed.hosts}
+
+
+def test_nothing_new_is_placed_on_a_cordoned_host() -> None:
+    closed = cordoned(TWO, "N1")
+    commands = plan([COUNTER], images(COUNTER), closed)
+    assert {command.host_id for command in commands if isinstance(command, ScaleActor | StartProvider)} == {"N2"}
+    with pytest.raises(PlanError, match="no host is running and is not cordoned"):
+        plan([COUNTER], images(COUNTER), cordoned(closed, "N2"))
+
+
+def test_what_runs_on_a_cordoned_host_goes_on_and_more_of_it_runs_elsewhere() -> None:
+    known = images(COUNTER)
+    running = carry_out(plan([COUNTER], known, TWO), TWO)
+    assert instances_by_host(running) == {"N1": 4, "N2": 0}
+    closed = cordoned(running, "N1")
+    assert plan([COUNTER], known, closed) == []
+    counter = next(part for part in COUNTER.components if isinstance(part, ActorComponent))
+    others = [part for part in COUNTER.components if part is not counter]
+    more = application("counter", replace(counter, scaler=Scaler("spreadscaler", 6)), *others)
+    grown = carry_out(plan([more], known, closed), closed)
+    assert instances_by_host(grown) == {"N1": 4, "N2": 2}
+    assert plan([more], known, grown) == []
+    with pytest.raises(PlanError, match="is cordoned, and no other host fits, for 2 more of counter"):
+        plan([more], known, cordoned(closed, "N2"))
+
+
+def test_the_labels_of_a_spread_stay_with_what_it_places() -> None:
+    spread = Scaler("spreadscaler", 1, (Spread("west", {"zone": "west"}),))
+    app = application("app", actor("a", scaler=spread))
+    (command,) = plan([app], images(app), Observed(HOSTS, LinkTable()))
+    assert isinstance(command, ScaleActor)
+    assert command.annotations["wasmhost/constraint.zone"] == "west"
