@@ -87,6 +87,8 @@ class HostConfig:
     """Keys and token ids that are revoked on this host, whatever the lattice says."""
     rpc_events: bool = False
     """Publish an event for every call, as the Elixir hosts do."""
+    probes: tuple[str, int] | None = None
+    """Address (empty: all interfaces) and port on which to answer who supervises this process; None: nowhere."""
     config_service: bool = False
     """Ask the lattice's configuration service at the start."""
     restore: bool = True
@@ -148,6 +150,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
         policy=policy,
         revoked=r.list("revoked"),
         rpc_events=r.flag("rpc_events"),
+        probes=_listening(r.text("probes")),
         config_service=r.flag("config_service_enabled"),
         restore=not r.flag("no_restore"),
         manager_wait=r.number("manager_wait_ms", 30_000) / 1000,
@@ -197,3 +200,8 @@ def _labels(r: Resolved, environ: Mapping[str, str]) -> dict[str, str]:
 def _limits(r: Resolved) -> Limits:
     given = {limit.name: int(r.number(limit.setting, limit.default)) for limit in LIMITS}
     return changed(Limits(), given)
+
+
+def _listening(text: str) -> tuple[str, int] | None:
+    address, _, port = text.rpartition(":")
+    return (address.strip("[]"), int(port)) if port else None

@@ -49,6 +49,7 @@ from wasmhost.metadata import Metadata
 from wasmhost.observation_server import ObservationServer
 from wasmhost.outbound import Outbound
 from wasmhost.policy.room import PolicyRoom
+from wasmhost.probes import Probes
 from wasmhost.provider_image import ProviderImages
 from wasmhost.registries import Registries
 from wasmhost.sealing import Seal
@@ -84,6 +85,10 @@ class Host:
         self._stopping = asyncio.Event()
         self._drain_timeout: float | None = None
         self._parts = AsyncExitStack()
+        self._unready = "starting"
+        """Whether it is starting or stopping; empty when it does neither."""
+        self._cut_off: dict[str, None] = {}
+        """Connections that are lost."""
 
     @property
     def host_id(self) -> str:
@@ -94,11 +99,13 @@ class Host:
         async with AsyncExitStack() as opened:
             await self._open(opened)
             self._parts = opened.pop_all()
+        self._unready = ""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._unready = "stopping"
         log.info("host.stopping", host=self.host_id)
         await self._parts.aclose()
         log.info("host.stopped", host=self.host_id)
@@ -127,6 +134,7 @@ class Host:
         state = parts.enter_context(StateFolder.open(config.paths))
         self.identity = identity = Identity.open(config, state)
         await self._end_leftovers()
+        await self._open_probes(parts)
 
         control, rpc = await self._connections(parts)
         variant: VariantName | None = "threads" if config.guest_threads else None
@@ -246,8 +254,7 @@ class Host:
         publisher.start_heartbeat(facts.heartbeat)
         parts.push_async_callback(publisher.stop_heartbeat)
         duties.begin()
-        if config.config_service:
-            self._begin_config_service(parts, control)
+        self._begin_config_service(parts, control)
         log.info(
             "host.started",
             host=identity.host_id,
@@ -258,7 +265,15 @@ class Host:
             degraded=metadata.degraded,
         )
 
+    async def _open_probes(self, parts: AsyncExitStack) -> None:
+        if self.config.probes is not None:
+            probes = Probes(self._why_not_ready)
+            parts.push_async_callback(probes.close)
+            await probes.open(*self.config.probes)
+
     def _begin_config_service(self, parts: AsyncExitStack, control: Connection) -> None:
+        if not self.config.config_service:
+            return
         service = ConfigService(
             control,
             self.config.lattice,
@@ -384,6 +399,14 @@ class Host:
     def _note_state(self, purpose: str, state: State) -> None:
         event = log.warning if state is State.RECONNECTING else log.info
         event("nats.state", connection=purpose, state=state.value)
+        if state is State.CONNECTED:
+            self._cut_off.pop(purpose, None)
+        else:
+            self._cut_off[purpose] = None
+
+    def _why_not_ready(self) -> str:
+        lost = f"no connection to NATS ({', '.join(self._cut_off)})" if self._cut_off else ""
+        return self._unready or lost
 
     async def _drain_actors(self) -> None:
         await self.actors.drain(self._drain_timeout)

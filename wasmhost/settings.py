@@ -7,6 +7,7 @@ another, and every problem of every source is reported together, each with an ex
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
 import re
 import sys
@@ -119,6 +120,17 @@ def _port(value: object) -> float:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
         raise _Unusable(f"{text!r} is not a port from 1 to 65535")
     return float(text)
+
+
+def _listening(value: object) -> str:
+    """A port, or an address and a port, as ``ADDRESS:PORT``; without an address all interfaces are meant."""
+    address, _, port = _text(value).rpartition(":")
+    if address:
+        try:
+            ipaddress.ip_address(address.strip("[]"))
+        except ValueError:
+            raise _Unusable(f"{address!r} is not an IP address") from None
+    return f"{address}:{_port(port):.0f}"
 
 
 def _url(value: object) -> str:
@@ -326,6 +338,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("policy_cache_ms", _MS, "300000", ("WASMHOST_POLICY_CACHE_MS",)),
     Setting("revoked", _revocations, "MA…,AB…", ("WASMHOST_REVOKED",)),
     Setting("rpc_events", _boolean, "true", ("WASMHOST_RPC_EVENTS",)),
+    Setting("probes", _listening, "127.0.0.1:4000", ("WASMHOST_PROBES", "WASMCLOUD_DASHBOARD_PORT")),
     Setting("config_service_enabled", _boolean, "true", ("WASMCLOUD_CONFIG_SERVICE",)),
     Setting("no_restore", _boolean, "true", ("WASMHOST_NO_RESTORE",)),
     Setting("manager_wait_ms", _MS, "30000", ("WASMHOST_MANAGER_WAIT_MS",)),
