@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import structlog
@@ -34,13 +34,16 @@ class ConfigService:
         registries: Registries,
         actors: ActorRegistry,
         providers: ProviderSupervisor,
+        restored: Callable[[], Awaitable[None]],
     ) -> None:
+        """``restored`` returns when the host has brought back what it ran before."""
         self._transport = transport
         self._subject = subjects.config_service(lattice)
         self._labels = labels
         self._registries = registries
         self._actors = actors
         self._providers = providers
+        self._restored = restored
         self._following: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -66,6 +69,7 @@ class ConfigService:
             log.warning("config_service.not_understood", subject=self._subject, reason=str(error))
             return
         log.info("config_service.answered", actors=len(told.actors), providers=len(told.providers), registries=logins)
+        await self._restored()  # with its own counts and configurations, which the service does not know
         await asyncio.gather(
             *(self._start_actor(reference) for reference in told.actors),
             *(self._start_provider(reference, link_name) for reference, link_name in told.providers),

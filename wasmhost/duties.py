@@ -67,6 +67,7 @@ class Duties:
         """What the file holds, a missing one being as good as an empty one."""
         self._dirty = asyncio.Event()
         self._closing = asyncio.Event()
+        self._restored = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
         self.problem: str | None = None
@@ -94,11 +95,16 @@ class Duties:
     def begin(self) -> None:
         """From now on remember, and bring back what there is, without waiting for it here."""
         if self._path is None:
+            self._restored.set()
             return
         self._actors.on_change = self._providers.on_change = self.changed
         self._dirty.set()  # commands may have come before this
         self._writing = asyncio.create_task(self._keep(self._path), name="duties: write")
         self._restoring = asyncio.create_task(self._restore(), name="duties: restore")
+
+    async def wait_restored(self) -> None:
+        """Return when all was tried that needs no manager: who starts only what is absent waits for that."""
+        await self._restored.wait()
 
     def changed(self) -> None:
         """Something runs that did not, or the other way round."""
@@ -229,7 +235,10 @@ class Duties:
         managed = [duty for duty in self._pending if manager_of(duty.annotations) is not None]
         if managed:
             log.info("duties.waiting_for_manager", count=len(managed), seconds=self._patience)
-        await self._bring_back([duty for duty in self._pending if duty not in managed])
+        try:
+            await self._bring_back([duty for duty in self._pending if duty not in managed])
+        finally:
+            self._restored.set()
         if managed:
             await asyncio.sleep(patient_until - loop.time())
             await self._bring_back([duty for duty in self._pending if duty in managed])
@@ -297,7 +306,11 @@ class Duties:
             self._providers.tell_failure(reason, duty.reference, duty.link_name)
             raise reason from error
         started = await self._providers.start(
-            duty.reference, link_name=duty.link_name, configuration=configuration, annotations=duty.annotations
+            duty.reference,
+            link_name=duty.link_name,
+            configuration=configuration,
+            annotations=duty.annotations,
+            provider_id=duty.provider_id,
         )
         if duty in self._called_off:
             await self._providers.stop(*started.key)

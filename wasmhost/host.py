@@ -254,7 +254,7 @@ class Host:
         publisher.start_heartbeat(facts.heartbeat)
         parts.push_async_callback(publisher.stop_heartbeat)
         duties.begin()
-        self._begin_config_service(parts, control)
+        self._begin_config_service(parts, control, duties)
         log.info(
             "host.started",
             host=identity.host_id,
@@ -271,7 +271,7 @@ class Host:
             parts.push_async_callback(probes.close)
             await probes.open(*self.config.probes)
 
-    def _begin_config_service(self, parts: AsyncExitStack, control: Connection) -> None:
+    def _begin_config_service(self, parts: AsyncExitStack, control: Connection, duties: Duties) -> None:
         if not self.config.config_service:
             return
         service = ConfigService(
@@ -281,6 +281,7 @@ class Host:
             registries=self.registries,
             actors=self.actors,
             providers=self.providers,
+            restored=duties.wait_restored,
         )
         parts.push_async_callback(service.close)
         service.begin()
