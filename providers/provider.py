@@ -51,7 +51,7 @@ class Call:
     form: Form = Form.MSGPACK
     """How to encode what goes back to this actor, also in calls to it; MSGPACK unless the contract is spoken in CBOR.
 
-    A call without an argument does not tell: it is answered in msgpack.
+    A call without an argument does not tell: it is answered as the actor's last one that had one.
     """
 
     @property

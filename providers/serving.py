@@ -15,6 +15,7 @@ from lattice import rpc, subjects, wire
 from lattice.antiforgery import Signer
 from lattice.authority import Authority
 from lattice.chunks import EXTRA_TIME, LARGEST, Chunks, Digest
+from lattice.contracts.forms import Form
 from lattice.errors import Code, LatticeError, MalformedMessage, NotLinked, Overloaded, TooLarge, Unreachable
 from lattice.hostdata import HostData
 from lattice.invocation import Invocation, InvocationResponse
@@ -70,6 +71,8 @@ class Service:
         self._contract = provider.contract_id
         self._authority = Authority(frozenset(host_data.cluster_issuers))
         self._replay = ReplayWindow()
+        self._forms: dict[str, Form] = {}
+        """By linked actor, how to answer its last call that had an argument."""
         self._timeout = host_data.rpc_timeout
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
@@ -186,7 +189,8 @@ class Service:
         if invocation.operation not in self._handlers:
             raise LatticeError(f"method not handled {invocation.operation}", code=Code.UNSUPPORTED)
         seconds = remaining - min(MOST_MARGIN, remaining / 10)
-        return Call(link, invocation.operation, invocation.id, self._loop.time() + seconds, seconds)
+        form = self._forms.get(actor, Form.MSGPACK)
+        return Call(link, invocation.operation, invocation.id, self._loop.time() + seconds, seconds, form)
 
     def _begin_chunked(self, invocation: Invocation, headers: Headers, reply: str) -> Coroutine[Any, Any, None]:
         """Everything that can refuse a call before its argument is fetched; the rest of the call."""
@@ -222,6 +226,8 @@ class Service:
             try:
                 async with asyncio.timeout_at(call.deadline):
                     msg = await self._handlers[call.operation].answer(call, payload)
+                if payload and self._provider.spoken_in_cbor:
+                    self._forms[call.actor] = call.form
             except TimeoutError:
                 raise self._provider.late(call) from None
             size = len(msg)

@@ -91,6 +91,8 @@ async def test_each_caller_is_answered_in_a_form_that_it_reads(host: HostSide, t
     assert await call("ContainerExists", b"\x7f" + cbor.pack("box")) == b"\xc3"
     assert await call("ContainerExists", cbor.pack("box")) == b"\xf5"
     assert await call("CreateContainer", cbor.pack("box")) == b""
+    assert await call("ListContainers", b"") == cbor.pack(["box"])
+    assert await call("ContainerExists", msgpack.packb("box")) == b"\xc3"
     assert await call("ListContainers", b"") == msgpack.packb(["box"])
 
     chunks: list[bytes] = []

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from lattice import wire
+from lattice import cbor, wire
 from lattice.errors import MalformedMessage
 from wasmhost.cli.actor_tests import TestResult, document, read_results, show
 from wasmhost.cli.output import Output
@@ -24,6 +24,11 @@ def test_results_are_read_as_maps_and_by_position() -> None:
         TestResult("b", False, "1 != 2"),
         TestResult("c", True, "hi"),
     ]
+
+
+def test_the_cbor_in_which_actors_of_the_rust_generator_answer_is_read() -> None:
+    answer = b"\x7f" + cbor.pack([["a", True, None], ["b", False, b"1 != 2"]])
+    assert read_results(wire.unpack_value(answer)) == [TestResult("a", True), TestResult("b", False, "1 != 2")]
 
 
 @pytest.mark.parametrize("answer", [None, {}, "text", [1], [{"name": "a"}], [["a", 1]], [["a", True, b"", 1]]])
