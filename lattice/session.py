@@ -35,6 +35,7 @@ _FRAME = 64
 """Bytes counted for the control line of a queued message."""
 _BATCH = 32
 """Messages that leave before the turn of the loop is over: with hundreds in one turn, the peer can begin meanwhile."""
+_PERMIT = "give the user that permission, or connect as another"
 _LAME_DUCK = "the server is about to end and asks its clients to leave; give them another one of its cluster"
 
 
@@ -52,6 +53,8 @@ class Limits:
     confirm_timeout: float = 10.0
     """For subscribe and unsubscribe, a reconnect in between included."""
     drain_timeout: float = 5.0
+    refused_retry: float = 5.0
+    """Pause before a subscription that the server no longer permits is tried again."""
 
 
 class Connection:
@@ -78,6 +81,7 @@ class Connection:
         self._out_bytes = 0
         self._flush_due = False
         self._unblocking: asyncio.Task[None] | None = None
+        self._asking_again: asyncio.Task[None] | None = None
         self._subscriptions: dict[int, Subscription] = {}
         self._last_sid = 0
         self._supervisor: asyncio.Task[None] | None = None
@@ -259,7 +263,7 @@ class Connection:
         wire, self._wire = self._wire, None
         self._set_state(State.CLOSED)
         self._connected.set()  # wakes whoever waits for it; they look at the state
-        for task in (self._supervisor, self._unblocking):
+        for task in (self._supervisor, self._unblocking, self._asking_again):
             if task is not None:
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
@@ -350,10 +354,12 @@ class Connection:
             for subscription in self._subscriptions.values():
                 if violation.concerns(subscription.subject, subscription.queue):
                     subscription.refused = text
+                    if subscription.confirmed and self._asking_again is None:
+                        self._asking_again = self._loop.create_task(self._ask_again(), name="nats subscriptions")
             return
         self._waiters.fail(
             lambda subject: NotAuthorized(
-                f"the NATS server at {self.server} does not permit this user to publish to {subject}"
+                f"the NATS server at {self.server} does not permit this user to publish to {subject}; {_PERMIT}"
             ),
             only=violation.concerns,
         )
@@ -397,6 +403,27 @@ class Connection:
         finally:
             wire.forget(subscription.sid)
 
+    async def _ask_again(self) -> None:
+        """Subscribe again to what the server permitted once and refuses now: permissions change while it runs."""
+        try:
+            while refused := [each for each in self._subscriptions.values() if each.confirmed and each.refused]:
+                await asyncio.sleep(self._limits.refused_retry)
+                await self._connected.wait()
+                wire = self._wire
+                if wire is None:
+                    continue
+                for each in refused:
+                    if each.sid in self._subscriptions:
+                        each.refused = ""
+                        wire.subscribe(each.sid, each.subject, each.queue, each.handler)
+                with suppress(WireLost, TimeoutError):
+                    await wire.barrier(self._limits.confirm_timeout)
+                    for each in refused:
+                        if not each.refused:
+                            log.info("connection.permitted_again", server=self.server, subject=each.subject)
+        finally:
+            self._asking_again = None
+
     async def _confirm(self, what: str) -> None:
         """Wait until a server knows all present subscriptions."""
         try:
@@ -422,6 +449,7 @@ class Connection:
         self._adopt(wire)
         try:
             for subscription in self._subscriptions.values():
+                subscription.refused = ""
                 wire.subscribe(subscription.sid, subscription.subject, subscription.queue, subscription.handler)
             await wire.barrier(self._limits.confirm_timeout)
         except BaseException as error:
@@ -567,7 +595,7 @@ class Connection:
             return Unreachable(f"subscription to {subscription.subject}: {subscription.refused}", code=Code.OVERLOADED)
         return NotAuthorized(
             f"the NATS server at {self.server} does not permit this user to subscribe to {subscription.subject}; "
-            "give the user that permission, or connect as another"
+            + _PERMIT
         )
 
     def _disconnected(self, subject: str) -> Unreachable:

@@ -96,6 +96,21 @@ class NatsServer:
                 self._process.wait(10)
         self._process = None
 
+    def login_url(self, user: str, password: str = "pw") -> str:
+        """The address with a user of the configuration."""
+        return self.url.replace("://", f"://{user}:{password}@")
+
+    def reload(self, config: str) -> None:
+        """Other settings, without a restart; those that are in place when the server has read them are its own."""
+        before = (self.folder / "server.log").read_text().count("Reloaded server configuration")
+        (self.folder / "server.conf").write_text(config)
+        os.kill(self.pid, signal.SIGHUP)
+        deadline = time.monotonic() + 10
+        while (self.folder / "server.log").read_text().count("Reloaded server configuration") == before:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not reloaded: {(self.folder / 'server.log').read_text()[-2000:]}")
+            time.sleep(0.02)
+
     def lame_duck(self) -> None:
         """Announce the end to the clients and take no further ones; the server ends them one by one, and itself."""
         os.kill(self.pid, signal.SIGUSR2)
