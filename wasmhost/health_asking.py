@@ -7,6 +7,8 @@ long as another host runs the same provider: then the answers are counted. Sourc
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Final
 
@@ -22,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 _ANSWER_WITHIN: Final = 0.3
 """Seconds in which processes answer that are counted."""
+_LONGEST_START: Final = 6
+"""Times the usual one."""
 
 
 class Silence(Enum):
@@ -92,3 +96,30 @@ class HealthAsking:
         except MalformedMessage as error:
             log.warning("provider.health_malformed", subject=self._subject, error=str(error))
             return HealthReply(healthy=True)  # a classic host, too, counts any answer as a sign of life
+
+
+class Doubt:
+    """Whether a classic process that seems to be up is: where two hosts start one of a kind at the same moment, the
+    answers of the quicker one pass for those of the other."""
+
+    def __init__(self, asking: HealthAsking, *, patience: float, over: bool) -> None:
+        """``patience``: seconds that a process may usually take to come up. ``over``: there is no doubt."""
+        self._asking = asking
+        self._patience = patience
+        self._begun = asyncio.get_running_loop().time()
+        self._over = over
+
+    def pause(self, seconds: float) -> float:
+        """How long to wait for the next look: ``seconds``, unless there still is doubt."""
+        return seconds if self._over else min(seconds, self._patience)
+
+    async def look(self, repeat: Callable[[], Awaitable[None]]) -> None:
+        """Await ``repeat()``, once, when there are several processes and all had time to come up."""
+        age = asyncio.get_running_loop().time() - self._begun
+        if self._over or age < self._patience:
+            return
+        if await self._asking.has_company():
+            self._over = True
+            await repeat()
+        elif age > _LONGEST_START * self._patience:
+            self._over = True

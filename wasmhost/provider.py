@@ -22,7 +22,7 @@ from lattice.transport import State
 from wasmhost import logs
 from wasmhost.budget import Budget
 from wasmhost.health import Condition, HealthReply, LinkStatus
-from wasmhost.health_asking import HealthAsking, Silence
+from wasmhost.health_asking import Doubt, HealthAsking, Silence
 from wasmhost.health_news import HealthNews
 from wasmhost.key_telling import KeyTeller
 from wasmhost.leftovers import INSTANCE_MARK, end_leftovers
@@ -365,9 +365,8 @@ class SupervisedProvider:
         """Wait until the process is up, then ask for its health again and again. Cancelled when it ends."""
         try:
             timing, loop = self._timing, asyncio.get_running_loop()
-            begun = loop.time()
+            doubt = Doubt(self._asking, patience=timing.classic_start, over=self.image.ours)
             await self._come_up(await self._first_answer())
-            certain = self.image.ours
             if self.image.ours:
                 interval, patience = min(timing.watch_interval, timing.health_interval), timing.hung_after
             else:
@@ -389,15 +388,11 @@ class SupervisedProvider:
                     self._log.warning("provider.hung", silent_s=round(silence.seconds, 1))
                     await process.kill()
                     return
-                if not certain and loop.time() - begun > timing.classic_start:
-                    certain = True
-                    if self._teller is not None and await self._asking.has_company():
-                        await (
-                            self._teller.repeat()
-                        )  # started on two hosts at once, it may have been taken for the other
+                if self._teller is not None:
+                    await doubt.look(self._teller.repeat)
                 calm = self._news.healthy and all(link.state is Condition.READY for link in self.links.values())
                 pause = interval if calm or not self._answered else timing.trouble_interval
-                await self._pause(pause if certain else min(pause, timing.classic_start))
+                await self._pause(doubt.pause(pause))
         except asyncio.CancelledError:
             raise
         except Exception:
