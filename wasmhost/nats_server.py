@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lattice.errors import Code, Unreachable
 from wasmhost.parent_death import parent_death_signal
+from wasmhost.state import make_private_folder, unusable
 
 PREFERRED_PORT = 4222
 READY_TIMEOUT = 10.0
@@ -93,9 +94,12 @@ class NatsServer:
         return self._folder / "jetstream"
 
     async def start(self) -> None:
-        """Start and wait until it answers. Raises Unreachable, with the server's last words, and OSError."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._settings_path.write_text(_SETTINGS)
+        """Start and wait until it answers. Raises Unreachable, with the server's last words, and StateError."""
+        make_private_folder(self._folder)
+        try:
+            self._settings_path.write_text(_SETTINGS)
+        except OSError as error:
+            raise unusable(self._folder, error) from error
         for attempt in range(ATTEMPTS):
             self.port = pick_port(self._preferred_port if attempt == 0 else 0)
             if await self._launch():

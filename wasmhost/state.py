@@ -141,7 +141,7 @@ def make_private_folder(path: Path) -> None:
         if stat.S_IMODE(found.st_mode) & 0o077 and found.st_uid == user:
             path.chmod(0o700)
     except OSError as exc:
-        raise _unusable(path, exc) from exc
+        raise unusable(path, exc) from exc
     if user != 0 and found.st_uid not in (user, 0):
         raise StateError(
             f"state folder {path} belongs to user {found.st_uid}, who could read and change what is kept there; "
@@ -149,7 +149,7 @@ def make_private_folder(path: Path) -> None:
         )
     if not os.access(path, os.W_OK | os.X_OK):
         number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
-        raise _unusable(path, OSError(number, os.strerror(number)))
+        raise unusable(path, OSError(number, os.strerror(number)))
 
 
 def read_or_make_key(path: Path, role: Role) -> KeyPair:
@@ -218,7 +218,7 @@ def _write_new_key(path: Path, key: KeyPair) -> None:
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
     except OSError as exc:
-        raise _unusable(path.parent, exc) from exc
+        raise unusable(path.parent, exc) from exc
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
@@ -228,14 +228,14 @@ def _locked(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as exc:
-        raise _unusable(path.parent, exc) from exc
+        raise unusable(path.parent, exc) from exc
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
         holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
         if exc.errno not in (errno.EAGAIN, errno.EACCES):
-            raise _unusable(path.parent, exc) from exc
+            raise unusable(path.parent, exc) from exc
         raise StateError(
             f"state folder {path.parent} is in use by process {holder}; stop that host, "
             "or give this one a folder of its own with --name NAME or --state DIR",
@@ -263,7 +263,8 @@ def lock_holder(folder: Path) -> int | None:
         os.close(descriptor)
 
 
-def _unusable(folder: Path, exc: OSError) -> StateError:
+def unusable(folder: Path, exc: OSError) -> StateError:
+    """What to say of a folder in which something could not be written."""
     full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = "free some space there" if full else "make it writable for this user"
     return StateError(
