@@ -192,7 +192,7 @@ async def test_a_second_one_of_a_provider_is_not_taken_for_the_first(
     """Started after the other, or at the same moment and slower than it: its answers are not those of the other."""
     other = replace(another("other"), trusted_issuers=trusting.trusted_issuers)
     reference = pack(tmp_path, classic())
-    timing = replace(TIMING, classic_start=1.0)
+    timing = replace(TIMING, classic_start=1.0 if late else 20.0)
     async with opened(trusting, client, timing=timing) as here, opened(other, client, timing=timing) as there:
         await here.linking.put(link(turn="first"))
         await here.linking.put(replace(link(turn="first"), actor_id=OTHER_ACTOR))
