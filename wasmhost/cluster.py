@@ -58,7 +58,9 @@ class Cluster:
         self.generations = generations
         self._lattice = lattice
         self._provider_keys = provider_keys
-        self._delegations = Delegations(state, keys, lattice) if state is not None else None
+        self._delegations = (
+            Delegations(state, keys, lattice, generation=self._generation) if state is not None else None
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self.authority = self._new_authority()
         """Whose calls are accepted now; replaced as a whole."""
@@ -159,6 +161,8 @@ class Cluster:
     def _on_raised(self, _provider: str, _link_name: str) -> None:
         self.on_keys_changed()
         # The authority looks the generation up; what was signed with the old key is refused from now on.
+        if self._delegations is not None:
+            self._delegations.read_again()
         self._spawn(self._follow())
 
     async def _follow(self) -> None:

@@ -35,17 +35,23 @@ class Delegations:
     """The delegations that this host makes and knows."""
 
     def __init__(
-        self, state: LatticeState, keys: ClusterKeys, lattice: str, *, clock: Callable[[], float] = time.time
+        self,
+        state: LatticeState,
+        keys: ClusterKeys,
+        lattice: str,
+        *,
+        generation: Callable[[str, str], int],
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """``generation(provider, link name)``: tokens of an earlier one do not count, whoever puts them back."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after :attr:`known` has changed."""
         self._state = state
         self._keys = keys
         self._lattice = lattice
         self._clock = clock
+        self._generation = generation
         self._tokens: dict[str, str] = {}
-        self._generations: dict[str, int] = {}
-        """Per entry, the highest generation that was seen: an older token does not come back."""
         self.known: Mapping[str, Delegation] = {}
         """Which keys of other clusters sign for which provider."""
 
@@ -54,7 +60,7 @@ class Delegations:
         self._state.on_change(PREFIX, self._on_entry)
 
     def read_again(self) -> None:
-        """Look at all tokens anew, as the accepted issuers have changed."""
+        """Look at all tokens anew, as the accepted issuers or a generation have changed."""
         held = {key.public for key in self._keys.held}
         issuers = self._keys.accepted - held  # what our own keys stand for is derived, also its revocation
         known: dict[str, Delegation] = {}
@@ -66,10 +72,7 @@ class Delegations:
                 continue
             if entry != _key_of(token.issuer, token.provider, token.link_name):
                 log.warning("delegation.misplaced", entry=entry[:200])
-            elif token.generation < self._generations.get(entry, 0):
-                log.warning("delegation.outdated", entry=entry[:200], generation=token.generation)
-            else:
-                self._generations[entry] = token.generation
+            elif token.generation >= self._generation(token.provider, token.link_name):
                 known[token.key] = Delegation(token.provider, token.link_name, token.expires)
         if known != self.known:
             self.known = known

@@ -66,9 +66,11 @@ def host(app: App, /, *, file: Path | None, **flags: object) -> None:
     """
     from wasmhost import config as host_config
     from wasmhost import logs
+    from wasmhost.secret_wiping import wipe_settings
 
     given, environ = app.for_host(flags)
     config = host_config.load(given, environ, file)
+    wipe_settings(given)
     logs.configure(config.log_level, structured=True if app.output.json else config.structured_logging)
     asyncio.run(_run(config))
 

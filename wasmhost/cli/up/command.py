@@ -83,6 +83,7 @@ def up(
         named = ["--context", app.context_name] if app.context_name else []
         return launch([*named, *arguments], paths, app.output)
     from wasmhost.cli.up.bring_up import Plan, bring_up
+    from wasmhost.secret_wiping import wipe_settings
 
     plan = Plan(
         manifests=manifests,
@@ -96,6 +97,7 @@ def up(
         host_labels=host_labels,
         report_to=report_to,
     )
+    wipe_settings(plan.flags)
     return asyncio.run(bring_up(plan, app.output))
 
 
