@@ -321,19 +321,17 @@ def _actor_id(duty: ActorDuty) -> str:
 
 
 def _read(path: Path) -> list[Duty]:
-    """The duties in the file; a file that cannot be used is set aside, or left where it is if that fails, too."""
+    """The duties in the file; a file that cannot be used is set aside, since the next change will write a new one."""
     try:
         return decode(path.read_bytes())
     except FileNotFoundError:
         return []
-    except OSError as error:
-        log.warning("duties.not_read", path=str(path), reason=error.strerror)
-        return []
-    except MalformedMessage as error:
+    except (OSError, MalformedMessage) as error:
         aside = path.with_suffix(".json.damaged")
         with contextlib.suppress(OSError):
             path.replace(aside)
-        log.warning("duties.set_aside", path=str(aside), reason=str(error), hint="nothing is brought back; start anew")
+        reason = str(error.strerror if isinstance(error, OSError) else error)
+        log.warning("duties.set_aside", path=str(aside), reason=reason, hint="nothing is brought back; start anew")
         return []
 
 

@@ -45,6 +45,7 @@ def test_instances_are_divided_over_hosts_with_keys_of_their_own(
     hosts = json.loads(run(["get", "hosts", "-o", "json"], env=env).stdout)["hosts"]
     assert {host["host_id"] for host in hosts} < keys, "a host keeps its key"
     assert again.stop(signal.SIGTERM) == 0
+    assert not list(Path(env["HOME"]).rglob("duties")), "the manifests say what runs, not what ran there before"
 
 
 def test_calls_in_flight_finish_when_several_hosts_are_stopped(

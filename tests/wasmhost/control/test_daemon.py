@@ -13,6 +13,7 @@ from lattice import bundled
 from lattice.claims import read_actor
 from lattice.client import ControlClient
 from lattice.connection import Connection
+from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from tests.support.http import answers
 from tests.support.nats import NatsServer, free_port
@@ -33,9 +34,9 @@ def daemon(tmp_path: Path, nats_server: NatsServer, lattice: str) -> Iterator[Da
     home.mkdir()
     issuer = read_actor(ECHO.read_bytes()).issuer
 
-    def start(name: str) -> Running:
+    def start(name: str, **environment: str) -> Running:
         command = ["host", "--nats-url", nats_server.url, "--lattice", lattice, "--name", name]
-        process = Running([*command, "--allow-file-load", "--trust", issuer], env=user_environment(home))
+        process = Running([*command, "--allow-file-load", "--trust", issuer], env=user_environment(home, **environment))
         running.append(process)
         return process
 
@@ -61,6 +62,28 @@ async def serve_echo(control: ControlClient, events: EventLog, host_id: str) -> 
         while not await asyncio.to_thread(answers, port):  # noqa: ASYNC110 another process gets ready
             await asyncio.sleep(0.05)
     return port
+
+
+async def test_labels_come_from_the_environment_and_seeds_never_do(
+    daemon: Daemon, client: Connection, lattice: str
+) -> None:
+    host, cluster = KeyPair.generate(Role.HOST), KeyPair.generate(Role.CLUSTER)
+    events = await EventLog.open(client, lattice)
+    environment = {
+        "HOST_ZONE": "eu",
+        "WASMCLOUD_HOST_rack": "7",
+        "WASMCLOUD_LABEL_gpu": "yes",
+        "WASMCLOUD_HOST_SEED": host.seed,
+        "WASMCLOUD_CLUSTER_SEED": cluster.seed,
+        "HOST_NOTE": f"the seed is {cluster.seed}",
+    }
+    daemon("one", **environment)
+    started = await events.wait("host_started", timeout=20)
+    assert started.source == host.public
+    ours = {name: value for name, value in started.data["labels"].items() if not name.startswith("hostcore.")}
+    assert ours == {"zone": "eu", "rack": "7", "gpu": "yes"}
+    (ping,) = await ControlClient(client, lattice).ping_hosts(0.5)
+    assert ping.labels == started.data["labels"]
 
 
 async def test_a_terminated_host_ends_with_0_and_leaves_nothing_behind(
