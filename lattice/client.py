@@ -31,6 +31,7 @@ from lattice.errors import Code, LatticeError, MalformedMessage, RemoteError
 from lattice.events import Event
 from lattice.links import LinkDefinition
 from lattice.revocation import Revocation
+from lattice.security_report import SecurityReport
 from lattice.transport import Headers, Reply, Transport
 
 log = structlog.get_logger(__name__)
@@ -227,6 +228,10 @@ class ControlClient:
         """Ours: the revocations that are in force on a host."""
         answer = await self._ask("revocations", self._subjects.get_revoked(host))
         return [Revocation.from_dict(entry) for entry in _members("revocations", answer, "revoked")]
+
+    async def security(self, host: str) -> SecurityReport:
+        """What a host of ours knows of its own defences."""
+        return SecurityReport.from_dict(await self._ask("security report", self._subjects.get_security(host)))
 
     async def cluster_view(self, host: str) -> ClusterView:
         """Whom a host of ours believes, and what it signs with."""

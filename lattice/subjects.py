@@ -154,6 +154,10 @@ class Control:
     def get_inventory(self, host: str) -> str:
         return f"{self.root}.get.{_token('host key', host)}.inv"
 
+    def get_security(self, host: str) -> str:
+        """Ours: what a host knows of its own defences."""
+        return f"{self.root}.get.{_token('host key', host)}.security"
+
     def get_revoked(self, host: str) -> str:
         """Ours: the revocations that are in force on a host."""
         return f"{self.root}.get.{_token('host key', host)}.revoked"

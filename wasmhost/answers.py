@@ -23,6 +23,7 @@ from wasmhost.linking import Linking
 from wasmhost.metadata import Metadata
 from wasmhost.policy.revocations import Revocations
 from wasmhost.registries import BAD_REGISTRIES, Registries
+from wasmhost.security import HostSecurity
 from wasmhost.supervisor import ProviderSupervisor
 
 BAD_LINK: Final = "Invalid link definition put request"
@@ -63,6 +64,7 @@ class Answers:
         configuration: ConfigStore,
         registries: Registries,
         revocations: Revocations,
+        security: HostSecurity,
         publisher: EventPublisher,
         commands: Commands,
     ) -> None:
@@ -73,6 +75,7 @@ class Answers:
         self._configuration = configuration
         self._registries = registries
         self._revocations = revocations
+        self._security = security
         self._publisher = publisher
         self._commands = commands
 
@@ -149,6 +152,8 @@ class Answers:
                 return ProviderLaunch(sealed_configuration=sealed).to_dict()
             case (host, "revoked") if host == self._facts.host_id:
                 return {"revoked": [entry.to_dict() for entry in self._revocations.all()]}
+            case (host, "security") if host == self._facts.host_id:
+                return (await self._security.report()).to_dict()
             case (host, "cluster") if host == self._facts.host_id:
                 return self._facts.cluster().to_dict()
         raise _unsupported()

@@ -30,6 +30,7 @@ from wasmhost.linking import Linking
 from wasmhost.metadata import Metadata
 from wasmhost.policy.revocations import Revocations
 from wasmhost.registries import Registries
+from wasmhost.security import HostSecurity
 from wasmhost.supervisor import ProviderSupervisor
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,7 @@ class ControlServer:
         configuration: ConfigStore,
         registries: Registries,
         revocations: Revocations,
+        security: HostSecurity,
         publisher: EventPublisher,
         duties: Duties,
         stop_host: Callable[[float | None], None],
@@ -77,6 +79,7 @@ class ControlServer:
             configuration=configuration,
             registries=registries,
             revocations=revocations,
+            security=security,
             publisher=publisher,
             commands=Commands(
                 facts.host_id,

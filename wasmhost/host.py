@@ -9,6 +9,7 @@ import asyncio
 import gc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +17,7 @@ import structlog
 
 from lattice import events, subjects
 from lattice.chunks import Chunks
+from lattice.claims import ActorClaims, ProviderClaims
 from lattice.connection import Connection, connect
 from lattice.rpc import RpcClient
 from lattice.server_errors import Violation
@@ -53,6 +55,7 @@ from wasmhost.probes import Probes
 from wasmhost.provider_image import ProviderImages
 from wasmhost.registries import Registries
 from wasmhost.sealing import Seal
+from wasmhost.security import HostSecurity
 from wasmhost.spies import Spies
 from wasmhost.state import StateFolder
 from wasmhost.supervisor import ProviderSupervisor
@@ -244,6 +247,9 @@ class Host:
             configuration=ConfigStore(control, config.lattice, publisher.publish, js_domain=config.js_domain),
             registries=self.registries,
             revocations=policy.revocations,
+            security=HostSecurity(
+                config, identity, control=control, rpc=rpc, running=partial(_running, directory, providers)
+            ),
             publisher=publisher,
             duties=duties,
             stop_host=self.request_stop,
@@ -411,3 +417,8 @@ class Host:
 
     async def _drain_actors(self) -> None:
         await self.actors.drain(self._drain_timeout)
+
+
+def _running(actors: ActorDirectory, providers: ProviderSupervisor) -> list[ActorClaims | ProviderClaims]:
+    """The claims of all that runs on a host."""
+    return [*(actor.claims for actor in actors), *(provider.image.claims for provider in providers)]

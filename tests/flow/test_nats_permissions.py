@@ -148,6 +148,19 @@ def test_whole_applications_run_under_exactly_these_permissions(secured: Secured
     assert [line for line in refused if echo not in line] == [], "what is missing on the page"
 
 
+def test_the_doctor_finds_nothing_open_there(secured: Secured) -> None:
+    """Run by the person and with the settings of the host, so that the users of its providers are tried, too."""
+    env = {**secured.env, "HOST_CONFIG": str(secured.files / "host.yaml")}
+    ended = run(["doctor", "security", "-o", "json"], env=env)
+    assert ended.returncode == 0, ended.stdout
+    checks = json.loads(ended.stdout)["checks"]
+    assert {check["check"] for check in checks if check["level"] == "ok"} >= {
+        *("files", "nats", "tls", "users", "inboxes", "keys", "providers", "clocks"),
+    }
+    # --allow-file-load, which the other tests need
+    assert [check["check"] for check in checks if check["level"] != "ok"] == ["files"], checks
+
+
 async def test_what_a_providers_user_may_not_do(secured: Secured) -> None:
     """The probes of a malicious provider: of all it tries, only its own subjects, its inbox and its actor are open."""
     actor = read_actor(COUNTER.read_bytes()).subject

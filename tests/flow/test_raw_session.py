@@ -855,6 +855,37 @@ async def test_09b_cluster_keys_are_named_by_their_public_halves_only(session: S
     assert [entry["generation"] for entry in after["generations"]] == [1]
 
 
+async def test_09c_what_a_host_knows_of_its_own_defences_holds_no_secret(session: Session) -> None:
+    route = {
+        "server": str,
+        "local": True,
+        "encrypted": False,
+        "asks": False,
+        "user": "",
+        "expires": COUNT,
+        "inbox": "_INBOX",
+    }
+    told = await session.ask(f"get.{HOST}.security")
+    form = {
+        "host_id": HOST,
+        "friendly_name": str,
+        **dict.fromkeys(("control", "rpc", "providers"), route),
+        "provider_keys": "derived",
+        "trusted": [str],
+        "development_account": str,
+        "allow_file_load": True,
+        "allow_anonymous_nats": False,
+        "policy": "",
+        "policy_calls": False,
+        "environment": [str],
+        "exposed": [str],
+        "endings": [],
+    }
+    compare(told, form, "security report")
+    assert {"WASMCLOUD_CLUSTER_SEED", "WASMCLOUD_HOST_SEED"} >= set(told["environment"]), "names, and no values"
+    assert CLUSTER_SEED not in json.dumps(told)
+
+
 @pytest.mark.parametrize(("subject", "body", "text"), REFUSED, ids=range(len(REFUSED)))
 async def test_10_what_cannot_be_understood_is_refused_in_the_recorded_words(
     session: Session, subject: str, body: bytes, text: str

@@ -23,6 +23,8 @@ def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tup
         if name == "ctl":
             continue  # the others once more
         if isinstance(command, click.Group):
+            if command.invoke_without_command:
+                yield (*path, name), command
             yield from leaves(command, (*path, name))
         else:
             yield (*path, name), command
@@ -39,7 +41,7 @@ COMMANDS = """
     par create / par inspect / par insert /
     keys gen / keys list / keys get / cluster list / cluster rotate / cluster revoke-provider /
     events / logs / spy / label / apply / ctx list / ctx new / ctx del / ctx default /
-    doctor / completions
+    doctor / doctor security / completions
 """
 
 

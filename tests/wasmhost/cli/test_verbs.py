@@ -153,6 +153,7 @@ SESSION = [
     ("completions bash", 0, "shell script"),
     ("completions cmd", 2, ""),
     ("doctor", 0, "ok checks"),
+    ("doctor security", 0, "ok checks"),
     ("keys gen account", 0, "kind public_key seed"),
     ("keys gen nothing", 2, ""),
     ("ctx new verbs --nats-url {url}", 0, ""),

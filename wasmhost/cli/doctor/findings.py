@@ -15,6 +15,8 @@ class Level(StrEnum):
     """Something will not work, or not as it should, for somebody."""
     FAIL = "fail"
     """Nothing works until it is mended."""
+    FIX = "fix"
+    """Something is open to who should not have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +45,7 @@ def warn(check: str, message: str, fix: str) -> Finding:
 
 def fail(check: str, message: str, fix: str) -> Finding:
     return Finding(Level.FAIL, check, message, fix)
+
+
+def fix(check: str, message: str, how: str) -> Finding:
+    return Finding(Level.FIX, check, message, how)

@@ -69,7 +69,7 @@ async def _connected(app: App, session: Session) -> AsyncIterator[Finding]:
         )
         return
     yield _versions(hosts)
-    for finding in [*await _clocks(session), *_signatures(app, context, hosts)]:
+    for finding in [*await clocks(session), *_signatures(app, context, hosts)]:
         yield finding
     inventories = await session.inventories()
     for finding in [*_troubles(inventories), _actor_calls(inventories)]:
@@ -114,7 +114,7 @@ def _versions(hosts: Sequence[HostPing]) -> Finding:
     return ok("hosts", f"{len(hosts)}: {names}{more}")
 
 
-async def _clocks(session: Session) -> list[Finding]:
+async def clocks(session: Session) -> list[Finding]:
     """The clocks of hosts beside the one of this machine. Classic hosts do not tell theirs."""
     asked = time.time()
     answers = await session.client.ping_hosts(session.window)
