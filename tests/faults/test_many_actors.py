@@ -142,7 +142,8 @@ async def test_a_thousand_actors_leave_memory_descriptors_and_subscriptions_as_t
         assert len(os.listdir(f"/proc/{pid}/task")) <= threads + 1
         grown = resident(pid) - memory
         print(f"{MANY} actors: {memory / 1e6:.1f} MB, {grown / 1e6:+.1f} MB")
-        assert grown < 6_000_000
+        # what hosts remember of the log is bounded, and about each of these actors not full yet
+        assert grown < 4_000_000 + min(1_500 * MANY, 256 * 1024 * DISTINCT)
     assert not [line for line in host.lines if '"level": "error"' in line]
     assert host.stop() == 0
 

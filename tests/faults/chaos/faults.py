@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tests.faults.chaos.world import Place, World
+from tests.faults.chaos.world import HTTP, Place, World
 from tests.support.processes import ProcessId
 
 MOST_INSTANCES = 5
@@ -66,7 +66,7 @@ def _pick_provider(place: Place, choice: float) -> ProcessId | None:
 
 
 def _provider_killed(rng: random.Random, kind: str) -> Fault:
-    number, choice = rng.randrange(2), rng.random()
+    number, choice = rng.randrange(3), rng.random()
 
     def happen(world: World) -> None:
         process = _pick_provider(world.places[number], choice)
@@ -78,7 +78,7 @@ def _provider_killed(rng: random.Random, kind: str) -> Fault:
 
 
 def _provider_frozen(rng: random.Random, kind: str) -> Fault:
-    number, choice, seconds = rng.randrange(2), rng.random(), rng.choice([2.0, 4.0, 25.0])
+    number, choice, seconds = rng.randrange(3), rng.random(), rng.choice([2.0, 4.0, 25.0])
 
     def happen(world: World) -> None:
         process = _pick_provider(world.places[number], choice)
@@ -163,6 +163,39 @@ def _scaled(rng: random.Random, kind: str) -> Fault:
     return Fault(kind, f"chaos-{number + 1} to {count}", happen)
 
 
+def _two_hosts(rng: random.Random) -> tuple[str, str]:
+    one, other = rng.sample(range(1, 4), 2)
+    return f"chaos-{one}", f"chaos-{other}"
+
+
+def _actor_moved(rng: random.Random, kind: str) -> Fault:
+    here, there = _two_hosts(rng)
+
+    def happen(world: World) -> None:
+        world.move(("migrate", "actor", world.actor, "--from", here, "--to", there))
+
+    return Fault(kind, f"from {here} to {there}", happen)
+
+
+def _provider_moved(rng: random.Random, kind: str) -> Fault:
+    name, choice = rng.choice("ab"), rng.randrange(2)
+
+    def happen(world: World) -> None:
+        others = [p.daemon.name for p in world.places if (HTTP, name) not in p.wanted.providers]
+        world.move(("migrate", "provider", HTTP, "--link-name", name, "--to", others[choice]))
+
+    return Fault(kind, f"HTTP server {name} to the {('first', 'second')[choice]} of the other hosts", happen)
+
+
+def _host_drained(rng: random.Random, kind: str) -> Fault:
+    number = rng.randint(1, 3)
+
+    def happen(world: World) -> None:
+        world.move(("drain", f"chaos-{number}"), ("uncordon", f"chaos-{number}"))
+
+    return Fault(kind, f"chaos-{number}, and used again", happen)
+
+
 def _updated(rng: random.Random, kind: str) -> Fault:
     def happen(world: World) -> None:
         world.revision += 1
@@ -183,4 +216,7 @@ _KINDS: dict[str, Callable[[random.Random, str], Fault]] = {
     "links changed": _links_changed,
     "actor scaled": _scaled,
     "actor updated": _updated,
+    "actor moved": _actor_moved,
+    "provider moved": _provider_moved,
+    "host drained": _host_drained,
 }

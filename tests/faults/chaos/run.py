@@ -136,7 +136,10 @@ def run(
                 say(f"{time.monotonic() - began:6.1f} s  {fault.kind}: {fault.detail}")
                 since = time.monotonic()
                 report.happened.append(Happened(fault.kind, since, since))
-                fault.happen(world)
+                try:
+                    fault.happen(world)
+                except AssertionError as error:
+                    report.complaints.append(f"{fault.kind}, {fault.detail}: {error}")
                 report.happened[-1] = Happened(fault.kind, since, time.monotonic())
                 time.sleep(rng.uniform(*pause))
                 if time.monotonic() - began > seconds:

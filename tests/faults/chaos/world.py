@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from tests.support.redis import RedisServer
 
 HTTP, REDIS = "bundled:httpserver", "bundled:keyvalue-redis"
 LATTICE = "default"
+MOVING = 30.0
+"""Seconds for hosts to be ready for a move, and again for what was moved to be there."""
 RESTORE = 20.0
 """Seconds in which a host that was started again should run all it ran; after that it is commanded to."""
 _COMMAND_TIMEOUT = 60.0
@@ -86,7 +90,8 @@ class World:
             place.daemon.begin()
         for place in self.places:
             place.daemon.wait_for("host.started", timeout=60)
-            self.complete(place)
+        with ThreadPoolExecutor(len(self.places)) as operators:
+            list(operators.map(self.complete, self.places))
         self.put_links()
         self._manager.start()
 
@@ -109,15 +114,15 @@ class World:
 
     # --- commands, as an operator gives them ---
 
-    def do(self, *arguments: str, timeout: float = _COMMAND_TIMEOUT) -> None:
+    def do(self, *arguments: str, timeout: float = _COMMAND_TIMEOUT, enough: tuple[int, ...] = (0, 5)) -> None:
         """Give a command until it is done: what fails while a server is away is tried again.
 
-        A conflict, exit code 5, is as good: it runs already.
+        A conflict, exit code 5, is as good: it runs already. ``enough`` are the exit codes that end it.
         """
         deadline = time.monotonic() + timeout
         while True:
             done = run(list(arguments), env=self.env, timeout=60)
-            if done.returncode in (0, 5) or self._closing.is_set():
+            if done.returncode in enough or self._closing.is_set():
                 return
             reason = done.stderr.strip()
             assert reason, f"{arguments}: failed without a reason"
@@ -163,13 +168,56 @@ class World:
             if (reference, link_name) not in present:
                 self.do("start", "provider", reference, "--host", name, "--link-name", link_name)
         running = _instances(inventory, self.actor)
-        if not running:
+        if not running and wanted.instances:
             self.do("start", "actor", str(self.image(self.revision)), "--host", name, "--count", str(wanted.instances))
             return
-        if set(running) != {self.revision}:
+        if set(running) - {self.revision}:
             self.do("update", "actor", self.actor, str(self.image(self.revision)), "--host", name)
         if len(running) != wanted.instances:
             self.do("scale", "actor", self.actor, str(wanted.instances), "--host", name)
+
+    def move(self, *commands: tuple[str, ...]) -> None:
+        """Give commands that move things between hosts; from then on, where they ended up is where they are to run."""
+        with contextlib.ExitStack() as held:
+            deadline = time.monotonic() + MOVING
+            for place in self.places:
+                held.enter_context(place.lock)
+                while not (place.daemon.started and self.is_complete(place)):
+                    if time.monotonic() > deadline:
+                        self.say("    nothing is moved: hosts are busy with an earlier fault")
+                        return
+                    time.sleep(0.2)
+            for command in commands:
+                # half-way through when something fails, it may have nothing to move any more, or only a part
+                self.do(*command, enough=(0, 1, 3, 5))
+            self._adopt(time.monotonic() + MOVING)
+
+    def _adopt(self, deadline: float) -> None:
+        """Have what runs where it runs now, once all of it is there."""
+        before = sum(place.wanted.instances for place in self.places)
+        while True:
+            inventories = self.inventories()
+            found = {
+                name: Wanted(
+                    len(_instances(inventory, self.actor)),
+                    tuple(sorted((each.image_ref or "", each.link_name) for each in inventory.providers)),
+                )
+                for name, inventory in inventories.items()
+            }
+            providers = [each for wanted in found.values() for each in wanted.providers]
+            right = (
+                len(found) == len(self.places)
+                and all(providers.count((HTTP, name)) == 1 for name in self.ports)
+                and (REDIS, "default") in providers
+                and sum(wanted.instances for wanted in found.values()) == before
+            )
+            if right:
+                for place in self.places:
+                    place.wanted = found[place.daemon.name]
+                return
+            if time.monotonic() > deadline:
+                raise AssertionError(f"after a move of {before} instances: {found}")
+            time.sleep(0.3)
 
     def is_complete(self, place: Place) -> bool:
         """Whether a host says that it runs what it is to run."""
