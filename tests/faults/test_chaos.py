@@ -8,7 +8,7 @@ from tests.faults.chaos.run import run
 from tests.faults.chaos.traffic import Outcome
 
 SEED = 20
-SECONDS = 25.0
+SECONDS = 20.0
 KINDS = (
     "host killed",
     "host frozen",
