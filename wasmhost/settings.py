@@ -361,7 +361,14 @@ SECRET_VARIABLES: frozenset[str] = frozenset(v for s in SETTINGS if s.secret for
 """Variables whose values must not reach a child process or a log."""
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
-_ALIASES = {"lattice_prefix": "lattice", "trust": "trusted_issuers", "label": "labels", "log": "log_level"}
+_ALIASES = {
+    "lattice_prefix": "lattice",
+    "trust": "trusted_issuers",
+    "label": "labels",
+    "log": "log_level",
+    "provider_shutdown_delay": "prov_shutdown_delay_ms",
+    "enable_structured_logging": "structured_logging",
+}
 # members of a classic host_config.json that mean nothing here, or that we do not offer
 _IGNORED = frozenset({"dashboard_port", "enable_ipv6", "lattice_id", "ctl_timeout_ms"})
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wasmhost.cli.app import App, context_option, nats_files, output_option, pass_app
+from wasmhost.cli.classic_host import classic_host_flags
 from wasmhost.cli.signals import ending_signals
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--host-seed", metavar="SEED", help="Key of the host, SN… (default: kept in the state folder).")
 @click.option("--cluster-seed", metavar="SEED", help="Key of the cluster, SC… (default: shared by your hosts).")
 @click.option("--cluster-issuers", metavar="KEYS", help="Other clusters whose calls are accepted, comma-separated.")
-@click.option("--label", multiple=True, metavar="KEY=VALUE", help="Label of this host. Repeatable.")
+@click.option("-l", "--label", multiple=True, metavar="KEY=VALUE", help="Label of this host. Repeatable.")
 @click.option("--ctl-topic-prefix", metavar="PREFIX", help="Root of the control subjects (default: wasmbus.ctl).")
 @click.option("--js-domain", metavar="NAME", help="JetStream domain.")
 @click.option("--rpc-timeout-ms", metavar="MS", help="Time for a call whose caller names none (default: 2000).")
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Settings as JSON or YAML, - for standard input; flags and variables go first.",
 )
+@classic_host_flags
 @context_option
 @output_option
 @pass_app
