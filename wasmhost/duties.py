@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 RETRY: Final = 10.0
 """Seconds after which a write that failed is tried again."""
+AGAIN: Final = (5.0, 30.0, 300.0, 3600.0)
+"""Seconds between attempts to bring back what could not be; the last one counts for all that follow."""
 _LAST_WRITE: Final = 5.0
 """Seconds that the last write of a host may take; a hung disk must not keep it from ending."""
 _PAUSE: Final = 10.0
@@ -242,6 +244,10 @@ class Duties:
         if managed:
             await asyncio.sleep(patient_until - loop.time())
             await self._bring_back([duty for duty in self._pending if duty in managed])
+        pauses = itertools.chain(AGAIN, itertools.repeat(AGAIN[-1]))
+        while self._pending:  # a file system, a policy service, a login may only come after the host
+            await asyncio.sleep(next(pauses))
+            await self._bring_back(self._pending)
 
     async def _bring_back(self, duties: Iterable[Duty]) -> None:
         """Actors first, so that a port opens when who answers behind it is there."""
@@ -255,7 +261,7 @@ class Duties:
 
         actors = sorted((duty for duty in listed if isinstance(duty, ActorDuty)), key=_actor_id)
         async with asyncio.TaskGroup() as group:
-            for _, sets in groupby(actors, key=_actor_id):
+            for _, sets in itertools.groupby(actors, key=_actor_id):
                 group.create_task(one_actor(list(sets)))
         async with asyncio.TaskGroup() as group:
             for duty in listed:
@@ -275,7 +281,7 @@ class Duties:
                 case ProviderDuty():
                     await self._start_provider(duty)
         except LatticeError as error:
-            what.warning("duties.not_restored", error=str(error), hint="it is tried again when this host starts again")
+            what.warning("duties.not_restored", error=str(error), hint="it is tried again until it works or is stopped")
         except Exception:
             what.exception("duties.restore_broke")
         else:
