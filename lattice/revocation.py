@@ -58,7 +58,7 @@ class Revocation:
                 "accounts (A…) and tokens (their id)"
             )
         if role is None and (_TOKEN_ID.fullmatch(self.id) is None or len(self.id) in (56, 58)):
-            raise MalformedMessage("that is neither a public key nor the id of a token (see `wasmhost inspect`)")
+            raise MalformedMessage("that is neither a public key nor the id of a token")
         if self.revision is not None and role not in (Role.MODULE, Role.SERVICE):
             raise MalformedMessage("only actors and providers have revisions")
         if len(self.reason) > _LONGEST_REASON:

@@ -151,6 +151,7 @@ EVENTS: dict[str, dict[str, Any]] = {
     "health_check_passed": {"public_key": str, "link_name": str, "contract_id": str},
     "health_check_failed": {"public_key": str, "link_name": str, "contract_id": str, "error?": str},
     "health_check_status": {"public_key": str, "link_name": str, "contract_id": str},
+    "claims_refused": {"public_key": str, "name": str, "host_id": HOST, "problem": str, "error": str},  # ours
     "linkdef_set": {"id": str, **LINK},
     "linkdef_deleted": {"id": str, **LINK},
     "refmap_set": {"oci_url": str, "public_key": str},
@@ -188,6 +189,7 @@ INVENTORY = {
             "id": str,
             "image_ref": str,
             "image_digest": str,  # ours
+            "error?": str,  # ours
             "name": str,
             "instances": [
                 {
@@ -225,6 +227,17 @@ INVENTORY = {
     "guests?": str,
     "degraded?": str,
     "cordoned?": True,
+    "halted?": [
+        {
+            "id": str,
+            "name": str,
+            "image_ref": str,
+            "link_name": str,
+            "state": str,
+            "error": str,
+            "at": COUNT,
+        }
+    ],
 }
 CLAIMS = dict.fromkeys(("sub", "iss", "name", "version", "rev", "caps", "tags", "call_alias", "contract_id"), str)
 
@@ -884,6 +897,39 @@ async def test_09c_what_a_host_knows_of_its_own_defences_holds_no_secret(session
     compare(told, form, "security report")
     assert {"WASMCLOUD_CLUSTER_SEED", "WASMCLOUD_HOST_SEED"} >= set(told["environment"]), "names, and no values"
     assert CLUSTER_SEED not in json.dumps(told)
+
+
+async def test_09d_revocations_are_commands_of_ours(session: Session) -> None:
+    first = session.lattice.foreign
+    assert await session.command("la", actor_ref=first.reference, count=1) == ACK
+    await session.until(lambda: "actors_started" in dict(session.events()))
+    session.mark()
+    assert await session.ask(f"get.{HOST}.revoked") == {"revoked": []}
+    assert await session.command("revoke", id=first.actor, reason="a test", at=1700000000) == ACK
+    refused, stopped, all_stopped = await session.wait("claims_refused", "actor_stopped", "actors_stopped")
+    assert {each["public_key"] for each in (refused, stopped, all_stopped)} == {first.actor}
+    assert refused["problem"] == "revoked" and "a test" in refused["error"]
+    entry = {
+        "id": first.actor,
+        "kind": "actor",
+        "revision": None,
+        "reason": "a test",
+        "at": 1700000000,
+        "lifted": False,
+    }
+    assert await session.ask(f"get.{HOST}.revoked") == {"revoked": [entry]}
+    stored = await (await session.bucket(f"WASMHOST_{LATTICE}")).get(f"revoked.{first.actor}")
+    assert json.loads(stored.value or b"") == entry
+    inventory = await session.inventory()
+    compare(inventory, INVENTORY, "inventory")
+    assert [(each["id"], each["state"]) for each in inventory["halted"]] == [(first.actor, "revoked")]
+    assert await session.command("la", actor_ref=first.reference, count=1) == ACK
+    failed, _ = await session.wait("actor_start_failed", "actors_start_failed")
+    assert (failed["code"], failed["problem"]) == ("not_authorized", "revoked")
+    assert await session.command("revoke", id=first.actor, at=1700000001, lifted=True) == ACK
+    assert await session.ask(f"get.{HOST}.revoked") == {"revoked": []}
+    answer = await session.command("revoke", id="nothing of the kind")
+    assert (answer["accepted"], answer["code"]) == (False, "malformed")
 
 
 @pytest.mark.parametrize(("subject", "body", "text"), REFUSED, ids=range(len(REFUSED)))

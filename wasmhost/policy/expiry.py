@@ -117,7 +117,7 @@ class ExpiryWatch:
             subject=claims.subject,
             name=claims.name,
             seconds_left=left,
-            hint=f"have {claims.issuer} sign again, then run: wasmhost update actor",
+            hint=f"have {claims.issuer} sign it again, then update it (an actor with: wasmhost update actor)",
         )
         self._publish(
             *events.claims_expiring(

@@ -73,11 +73,20 @@ class Revocations:
             raise refusal(entry, claims)
 
     async def put(self, entry: Revocation) -> None:
-        """Add or lift one, for all hosts of the lattice. Raises LatticeError when it cannot be stored."""
-        if self._state is None:
+        """Add or lift one, for all hosts of the lattice.
+
+        A revocation is in force on this host in any case. Raises LatticeError when it cannot be stored for the others.
+        """
+        state, known = self._state, self._is_known(entry)
+        if state is None or not entry.lifted:
             self._set(entry.key, entry)
-        elif not self._is_known(entry):
-            await self._state.put(entry.key, entry.encode())
+        if state is None or known:
+            return
+        try:
+            await state.put(entry.key, entry.encode())
+        except LatticeError as error:
+            extent = "not lifted" if entry.lifted else "in force on this host only"
+            raise LatticeError(f"{extent}, as it cannot be stored: {error}", code=error.code) from error
 
     def _is_known(self, entry: Revocation) -> bool:
         """Whether another host has spread it already: the time it was made at is no news."""

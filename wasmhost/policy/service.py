@@ -192,14 +192,14 @@ class PolicyService:
                 raise MalformedMessage("policy decision: requestId is that of another request")
         except Unreachable as error:
             if error.code is Code.NO_RESPONDERS:
-                text = "No responders to policy request (policy server not listening?)"
+                text = "No responders to policy request (policy server not listening?): nobody listens on"
             elif error.code is Code.TIMED_OUT:
-                text = "Policy request timed out"
+                text = "Policy request timed out: no answer from"
             else:
-                text = "Policy request failed: no connection to NATS"
-            raise self._unanswered(question, f"{text}: nothing from {config.topic} within {waited}") from error
+                text = "Policy request failed: there is no connection to"
+            raise self._unanswered(question, f"{text} {config.topic} (waits {waited})") from error
         except MalformedMessage as error:
-            text = f"Policy response failed to decode: {error} (from {config.topic}, waited up to {waited})"
+            text = f"Policy response failed to decode: {error} (from {config.topic})"
             raise self._unanswered(question, text) from error
         if not verdict.permitted:
             self._log_denial(question, verdict.message)

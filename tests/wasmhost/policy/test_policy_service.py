@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 
 from lattice import bundled
+from lattice.antiforgery import Signer
+from lattice.chunks import Chunks
 from lattice.claims import read_actor
 from lattice.connection import Connection
 from lattice.errors import Code, LatticeError, NotAuthorized, RemoteError
+from lattice.invocation import Entity
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
+from lattice.rpc import RpcClient
 from tests.support import actors
 from tests.support.policy import PolicyService
 from tests.support.waiting import eventually
@@ -151,7 +155,9 @@ async def test_silence_denies_and_names_topic_and_time_and_a_late_answer_changes
     reference, actor = write(tmp_path)
     await service.order(client, mode="late")
     begun = time.monotonic()
-    with pytest.raises(NotAuthorized, match=f"Policy request timed out: nothing from {service.topic} within 500 ms"):
+    with pytest.raises(
+        NotAuthorized, match=rf"Policy request timed out: no answer from {service.topic} \(waits 500 ms\)"
+    ):
         await host.actors.launch(reference)
     assert time.monotonic() - begun >= 0.5
     await asyncio.sleep(0.7)  # by now the late answer has come
@@ -240,6 +246,28 @@ async def test_callers_at_once_ask_once_and_an_ageing_decision_is_renewed_beside
             while not asked:
                 asked = await service.asked(client)
         assert [each["action"] for each in asked] == ["perform_invocation"]
+
+
+async def test_nothing_is_fetched_for_a_large_call_that_is_denied(
+    host: Host, service: PolicyService, client: Connection, tmp_path: Path
+) -> None:
+    reference, actor = write(tmp_path, actors.LARGE_ECHO)
+    await host.actors.launch(reference)
+    chunks = Chunks(client, host.config.lattice)
+    rpc = RpcClient(client, host.config.lattice, Signer(host.identity.cluster, host.host_id), chunks)
+
+    async def large() -> bytes:
+        msg = bytes(2_000_000)
+        return await rpc.call(origin=PEER, target=Entity.actor(actor), operation="Test.Call", msg=msg, timeout=10)
+
+    try:
+        assert len(await large()) == 2_000_000
+        (asked,) = [each for each in await service.asked(client) if each["action"] == "perform_invocation"]
+        await change(client, service, requestId=asked["requestId"], permitted=False, message="too large for you")
+        with pytest.raises(RemoteError, match="rejected invocation attempt: too large for you"):
+            await large()
+    finally:
+        await chunks.close()
 
 
 async def test_calls_and_links_need_not_be_asked_for(
