@@ -13,7 +13,7 @@ from lattice.connection import Connection
 from lattice.errors import Code, LatticeError
 from lattice.transport import Headers, State, Subscription
 
-HEARTBEAT: Final = 5.0
+HEARTBEAT: Final = 2.0
 """Seconds after which the server says that it is still there when nothing changes."""
 MOST_WAITING: Final = 100_000
 """Messages kept for a reader that does not keep up; beyond it, it reads again."""

@@ -18,6 +18,8 @@ from lattice.transport import Headers
 
 TIMEOUT: Final = 5.0
 """Seconds for one operation."""
+WRITE_TIMEOUT: Final = 1.5
+"""Seconds for one key: whoever commands a host waits 2 s for its answer, and should get the reason."""
 
 _WRONG_SEQUENCE: Final = (10071, 10164)
 _NAME_IN_USE: Final = 10058
@@ -68,9 +70,11 @@ class JetStream:
         found = info.get("config")
         return found if isinstance(found, dict) else {}
 
-    async def store(self, subject: str, payload: bytes, headers: Headers = None, *, what: str) -> int:
+    async def store(
+        self, subject: str, payload: bytes, headers: Headers = None, *, what: str, timeout: float = TIMEOUT
+    ) -> int:
         """Publish to a stream's subject and return the sequence number once it is stored."""
-        _, answer = await self.request(subject, payload, headers)
+        _, answer = await self.request(subject, payload, headers, timeout=timeout)
         sequence = self._parse(answer, f"{what} of {self._what}").get("seq")
         if not isinstance(sequence, int):
             raise self.strange(f"put of {what}")
@@ -110,11 +114,19 @@ class JetStream:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self.strange("get") from None
 
-    async def request(self, subject: str, payload: bytes, headers: Headers = None) -> tuple[Headers, bytes]:
+    async def request(
+        self, subject: str, payload: bytes, headers: Headers = None, *, timeout: float = TIMEOUT
+    ) -> tuple[Headers, bytes]:
         """One request and its raw answer. Raises StoreUnavailable where nobody takes it, else Unreachable."""
         try:
-            reply = await self._connection.request(subject, payload, timeout=TIMEOUT, headers=headers)
+            reply = await self._connection.request(subject, payload, timeout=timeout, headers=headers)
         except Unreachable as error:
+            if error.code is Code.TIMED_OUT:
+                # A server that cannot write to its disk takes what it is sent and says nothing.
+                raise Unreachable(
+                    f"{self._what}: JetStream on the NATS server at {self._connection.server} did not answer within "
+                    f"{timeout:g} s; if its disk is full or read-only, its log says so and it needs a restart"
+                ) from error
             if error.code is not Code.NO_RESPONDERS:
                 raise
             # Only requests about what a stream holds are heard by that stream alone.

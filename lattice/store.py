@@ -8,16 +8,16 @@ nats-py's implementation.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
 from lattice.connection import Connection
-from lattice.errors import LatticeError, MalformedMessage, NotAuthorized
+from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized
 from lattice.feed import DELETED, Feed, Stale, is_deletion
-from lattice.jetstream import TIMEOUT, Conflict, JetStream, StoreUnavailable
+from lattice.jetstream import TIMEOUT, WRITE_TIMEOUT, Conflict, JetStream, StoreUnavailable
 from lattice.transport import Headers
 
 __all__ = ["TIMEOUT", "Bucket", "Change", "Conflict", "Entry", "StoreUnavailable", "check_key", "open_bucket"]
@@ -139,7 +139,12 @@ class Bucket:
                     found.append(change.key)
         return found
 
-    async def watch(self) -> AsyncIterator[Change | None]:
+    async def watch(
+        self,
+        *,
+        on_lost: Callable[[], Awaitable[None]] | None = None,
+        on_trouble: Callable[[str], None] = lambda reason: None,
+    ) -> AsyncIterator[Change | None]:
         """All present keys, then None once, then the changes as they happen; without end. Raises NotAuthorized.
 
         A value that is overwritten before the server has sent it is left out where the bucket keeps no history; the
@@ -148,13 +153,25 @@ class Bucket:
         After a lost connection the bucket is read again, and what differs from what was yielded before is yielded: a
         key that changed several times meanwhile shows its last value, a key that vanished shows as deleted. Ending the
         iteration early needs no more than cancelling the task or ``aclose()``.
+
+        ``on_lost`` is awaited when the bucket was lost, with all it held, and is there again, empty: what the caller
+        puts back then does not show as deleted. ``on_trouble`` is told why the bucket cannot be read, once per reason,
+        and "" when it can.
         """
         known: dict[str, int] = {}
         told = False
+        born, trouble = "", ""
         while True:
             seen: set[str] = set()
             try:
+                made = await self._made()
+                if born and made != born and on_lost is not None:
+                    await on_lost()
+                born = made
                 async with self._feed() as feed:
+                    if trouble:
+                        trouble = ""
+                        on_trouble("")
                     async for item in feed.initial():
                         seen.add(item.key)
                         if known.get(item.key, 0) != item.revision:
@@ -177,9 +194,22 @@ class Bucket:
             except NotAuthorized:
                 raise
             except LatticeError as error:
-                log.warning("store.watch_failed", bucket=self.name, reason=str(error))
+                if str(error) != trouble:
+                    trouble = str(error)
+                    log.warning("store.watch_failed", bucket=self.name, reason=trouble)
+                    on_trouble(trouble)
                 await self._connection.wait_connected(pause=1.0)
                 await self._ensure_quietly()
+
+    async def _made(self) -> str:
+        """When the stream was made; another one of the same name has another time. Raises Stale as a feed does."""
+        try:
+            info = await self._jetstream.ask(f"STREAM.INFO.{self._stream}")
+        except LatticeError as error:
+            if error.code is Code.DISCONNECTED:
+                raise Stale(str(error)) from error
+            raise
+        return str(info.get("created", ""))
 
     async def ensure(self) -> None:
         """Find the stream, or make it. Raises as :func:`open_bucket` does."""
@@ -210,11 +240,11 @@ class Bucket:
     async def _write(self, key: str, value: bytes, headers: Headers) -> int:
         subject = self._put_prefix + check_key(key)
         try:
-            return await self._jetstream.store(subject, value, headers, what=f"key {key}")
+            return await self._jetstream.store(subject, value, headers, what=f"key {key}", timeout=WRITE_TIMEOUT)
         except StoreUnavailable:
             # Nobody took it, so it can be sent again once the bucket is back: a server may have lost its storage.
             await self.ensure()
-            return await self._jetstream.store(subject, value, headers, what=f"key {key}")
+            return await self._jetstream.store(subject, value, headers, what=f"key {key}", timeout=WRITE_TIMEOUT)
 
 
 def _note(known: dict[str, int], key: str, revision: int, *, deleted: bool) -> None:

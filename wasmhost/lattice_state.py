@@ -93,8 +93,8 @@ class LatticeState:
     def on_change(self, prefix: str, callback: OnChange) -> Callable[[], None]:
         """Call back for every entry below ``prefix`` that is known, then at each change; returns what ends that.
 
-        A value written by this host is told when the write returns, one of another host when the watch brings it. The
-        loss of the bucket is told as a deletion of every key.
+        A value written by this host is told when the write returns, one of another host when the watch brings it. When
+        the bucket is lost the hosts put back what they know.
         """
         entry = (prefix, callback)
         self._callbacks.append(entry)
@@ -187,7 +187,7 @@ class LatticeState:
         """Apply the bucket's changes, without end. Nothing is awaited before the bucket is the one that is written."""
         self._bucket, self._reason = bucket, ""
         try:
-            async for change in bucket.watch():
+            async for change in bucket.watch(on_lost=lambda: self._put_back(bucket)):
                 if change is None:
                     self._filled.set()
                 else:
@@ -197,6 +197,15 @@ class LatticeState:
             log.error("lattice_state.not_permitted", reason=self._reason)
         finally:
             self._filled.set()
+
+    async def _put_back(self, bucket: Bucket) -> None:
+        """The bucket was lost with all it held, and made again: what the hosts know goes back into it."""
+        log.warning("lattice_state.lost", bucket=bucket.name, put_back=len(self._entries))
+        self._seen.clear()  # the revisions of another stream
+        self._written.clear()
+        for key, value in list(self._entries.items()):
+            with contextlib.suppress(Conflict):  # another host did, or somebody has deleted it since
+                await bucket.update(key, value, 0)
 
     def _apply(self, change: Change) -> None:
         if change.revision < self._written.get(change.key, 0):

@@ -227,7 +227,7 @@ class Metadata:
             self._filled.set()
 
     async def _follow(self, bucket: Bucket) -> None:
-        async for change in bucket.watch():
+        async for change in bucket.watch(on_lost=self._put_back, on_trouble=self._note_trouble):
             if change is None:
                 self._filled.set()
                 continue
@@ -240,6 +240,26 @@ class Metadata:
             except Exception:
                 # one entry must not end the watch, on which all others depend
                 log.exception("metadata.entry_broke", key=change.key)
+
+    async def _put_back(self) -> None:
+        """The bucket was lost with all it held, and made again: what the hosts know goes back into it."""
+        assert self._bucket is not None
+        entries = self._entries()
+        log.warning("metadata.lost", bucket=self._bucket.name, put_back=len(entries))
+        self._seen.clear()  # the revisions of another stream
+        self._written.clear()
+        for key, value in entries.items():
+            with contextlib.suppress(Conflict):  # another host did, or somebody has deleted it since
+                await self._bucket.update(key, value, 0)
+
+    def _note_trouble(self, reason: str) -> None:
+        """Reading fails, or ("") works again; until then the snapshot is what was known last."""
+        if reason:
+            self._no_storage = f"{reason}; links and claims are those that were known before, and cannot be changed"
+            log.warning("metadata.degraded", reason=self._no_storage)
+        elif self._no_storage is not None and self._bucket is not None:
+            self._no_storage = None
+            log.info("metadata.recovered", bucket=self._bucket.name)
 
     def _apply(self, change: Change) -> None:
         if change.key.startswith(LINK_PREFIX):

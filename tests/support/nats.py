@@ -50,7 +50,9 @@ class NatsServer:
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> NatsServer:
+    def start(self, *, config: str | None = None) -> NatsServer:
+        """``config``: other settings than before."""
+        self._config = self._config if config is None else config
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [nats_server_binary(), "--addr", self.address, "--port", str(self.port)]
         if self._jetstream:
