@@ -56,6 +56,8 @@ class _Slot:
     status: LinkStatus = LinkStatus(LinkState.STARTING)
     tried: LinkDefinition | None = None
     """What the last attempt was about; with ``wanted`` it tells whether ``status`` is the answer to a put."""
+    trying: bool = False
+    """A hook of the provider is at work on it."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when ``wanted`` changed."""
     settled: list[asyncio.Future[LinkStatus]] = field(default_factory=list)
@@ -109,6 +111,11 @@ class LinkBook:
                 return await waiter
         return slot.status
 
+    def is_changing(self, actor: str) -> bool:
+        """Whether a link of ``actor`` is being put into effect: :meth:`outcome` is worth waiting for then."""
+        slot = self._slots.get(actor)
+        return slot is not None and slot.wanted is not None and (slot.trying or slot.news.is_set())
+
     async def outcomes(self, timeout: float) -> None:
         """Return when every link was tried once, or after ``timeout`` seconds."""
         if self._slots:
@@ -144,8 +151,9 @@ class LinkBook:
             while True:
                 slot.news.clear()
                 wanted = slot.wanted
+                slot.trying = True
                 status = await self._attempt(actor, slot, wanted)
-                slot.tried = wanted
+                slot.tried, slot.trying = wanted, False
                 if wanted is slot.wanted:
                     self._settle(actor, slot, status)
                 if slot.news.is_set():

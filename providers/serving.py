@@ -142,7 +142,7 @@ class Service:
             if invocation.chunked:
                 work = self._begin_chunked(invocation, headers, reply)
             else:
-                work = self._answer(self._admit(invocation, headers), invocation.msg, reply)
+                work = self._begin(invocation, headers, reply)
         except Unreachable:
             return  # the caller gave up already: nobody reads an answer
         except LatticeError as error:
@@ -157,12 +157,29 @@ class Service:
             )
         rpc.respond(self._transport, reply, rpc.failure(invocation_id, error))
 
-    def _admit(self, invocation: Invocation, headers: Headers) -> Call:
+    def _begin(self, invocation: Invocation, headers: Headers, reply: str) -> Coroutine[Any, Any, None]:
+        """Everything that can refuse a call at once; the rest of it."""
         remaining = self._remaining(headers)
         verify_invocation(
             invocation, target_key=self._key, authority=self._authority, replay=self._replay, now=self._clock()
         )
-        return self._authorise(invocation, remaining)
+        if (call := self._authorise(invocation, remaining)) is not None:
+            return self._answer(call, invocation.msg, reply)
+        return self._when_linked(invocation, remaining, reply, lambda call: self._answer(call, invocation.msg, reply))
+
+    async def _when_linked(
+        self, invocation: Invocation, remaining: float, reply: str, run: Callable[[Call], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Run a call whose link is being put into effect, once it is, within the ``remaining`` seconds of the call."""
+        begun = self._loop.time()
+        try:
+            await self._links.outcome(invocation.origin.public_key, remaining - min(MOST_MARGIN, remaining / 10))
+            call = self._authorise(invocation, remaining - (self._loop.time() - begun), late=True)
+            assert call is not None
+        except LatticeError as error:
+            self._refuse(reply, invocation.id, error)
+        else:
+            await run(call)
 
     def _remaining(self, headers: Headers, more: float = 0.0) -> float:
         """Seconds for this call; ``more`` of them than usual where its caller does not say how long it waits."""
@@ -173,7 +190,8 @@ class Service:
             raise Overloaded(f"{self._contract}: {MOST_CALLS} calls are running")
         return remaining
 
-    def _authorise(self, invocation: Invocation, remaining: float) -> Call:
+    def _authorise(self, invocation: Invocation, remaining: float, *, late: bool = False) -> Call | None:
+        """The call; None while its link is being put into effect, unless it is too ``late`` to wait for that."""
         if invocation.target.link_name != self._link_name:
             raise MalformedMessage(f"target link name mismatch: {invocation.target.link_name!r} != {self._link_name!r}")
         actor = invocation.origin.public_key
@@ -182,6 +200,8 @@ class Service:
             status = self._links.statuses().get(actor)
             if status is None:
                 raise NotLinked(f"unlinked actor: '{actor}'; put a link to {self._contract} on {self._link_name}")
+            if not late and self._links.is_changing(actor):
+                return None
             raise NotLinked(
                 f"the link of {actor} to {self._contract} on {self._link_name} is {status.state}"
                 + (f": {status.reason}" if status.reason else "")
@@ -205,7 +225,17 @@ class Service:
         )
         call = self._authorise(invocation, remaining)
         self._fetched += length
-        return self._run_chunked(call, length, digest, reply)
+
+        async def run(call: Call) -> None:
+            await self._run_chunked(call, length, digest, reply)
+
+        return self._counted(length, run(call) if call else self._when_linked(invocation, remaining, reply, run))
+
+    async def _counted(self, length: int, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        finally:
+            self._fetched -= length
 
     async def _run_chunked(self, call: Call, length: int, digest: Digest, reply: str) -> None:
         what = f"the argument of {call.operation}"
@@ -217,8 +247,6 @@ class Service:
             self._refuse(reply, call.invocation, error)
         else:
             await self._answer(call, payload, reply)
-        finally:
-            self._fetched -= length
 
     async def _answer(self, call: Call, payload: bytes, reply: str) -> None:
         begun, outcome, size = self._loop.time(), "ok", None

@@ -31,6 +31,7 @@ class Sample(Provider):
     contract_id = "example:sample"
 
     async def link_added(self, link: LinkDefinition) -> None:
+        await asyncio.sleep(float(link.values.get("delay", 0)))
         if link.values.get("reason"):
             raise LinkFailed(link.values["reason"])
 
@@ -312,6 +313,56 @@ async def test_a_provider_sends_large_payloads_to_actors_too(
     payload = os.urandom(3_000_000)
     assert await sample.call(actor, "Sample.Back", payload, contract=CONTRACT) == payload[::-1]
     await nothing_left(host)
+
+
+async def test_calls_wait_for_a_link_that_is_being_put_into_effect(
+    host: HostSide, sample: ProviderProcess, key: str
+) -> None:
+    """Another process of the provider may have been quicker to say that it is ready."""
+    actor = KeyPair.generate(Role.MODULE).public
+    for payload in (b"small", b"x" * (MAX_MSG + 1)):
+        putting = asyncio.create_task(sample.put(host.link(actor, key, CONTRACT, delay="0.5", size=str(len(payload)))))
+        await asyncio.sleep(0.1)
+        assert await sample.call(actor, "Sample.Echo", payload, contract=CONTRACT) == payload
+        assert await putting == {"state": "ready"}
+        await sample.delete(host.link(actor, key, CONTRACT))
+    await nothing_left(host)
+
+
+async def test_changed_values_fail_no_call_though_the_link_is_taken_down_for_a_while(
+    host: HostSide, sample: ProviderProcess, actor: str, key: str
+) -> None:
+    """The sample does not switch in place."""
+    stop, failed, values = asyncio.Event(), list[LatticeError](), set[str]()
+
+    async def load() -> None:
+        while not stop.is_set():
+            try:
+                answer = wire.unpack_value(await sample.call(actor, "Sample.Values", b"", contract=CONTRACT))
+                values.add(answer["turn"] if isinstance(answer, dict) and "turn" in answer else "")
+            except LatticeError as error:
+                failed.append(error)
+
+    clients = [asyncio.create_task(load()) for _ in range(4)]
+    for turn in ("one", "two", "three"):
+        assert await sample.put(host.link(actor, key, CONTRACT, delay="0.1", turn=turn)) == {"state": "ready"}
+    stop.set()
+    await asyncio.gather(*clients)
+    assert failed == []
+    assert {"one", "two"} <= values
+
+
+async def test_a_call_waits_no_longer_than_its_caller_and_is_told_why(
+    host: HostSide, sample: ProviderProcess, key: str
+) -> None:
+    actor = KeyPair.generate(Role.MODULE).public
+    putting = asyncio.create_task(sample.put(host.link(actor, key, CONTRACT, delay="1.5", reason="no paper")))
+    await asyncio.sleep(0.1)
+    with pytest.raises(RemoteError, match="is starting"):
+        await sample.call(actor, "Sample.Echo", b"x", contract=CONTRACT, timeout=0.5)
+    with pytest.raises(RemoteError, match="is failed: no paper"):
+        await sample.call(actor, "Sample.Echo", b"x", contract=CONTRACT, timeout=10)
+    assert await putting == {"state": "failed", "reason": "no paper"}
 
 
 async def test_concurrent_large_calls_are_all_answered(host: HostSide, sample: ProviderProcess, actor: str) -> None:
