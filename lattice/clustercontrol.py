@@ -76,6 +76,8 @@ class ClusterView:
     removed: Sequence[str] = ()
     key_folders: Sequence[str] = ()
     """Where it looks for seed files."""
+    files: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The public keys of the seed files that lie there, by name."""
     generations: Mapping[tuple[str, str], int] = field(default_factory=dict, hash=False)
     """By provider and link name, how often its key was revoked."""
     issuer_alarms: int = 0
@@ -89,6 +91,7 @@ class ClusterView:
             "held": list(self.held or ()),
             "removed": list(self.removed),
             "key_folders": list(self.key_folders),
+            "files": dict(self.files),
             "generations": [
                 {"provider_id": provider, "link_name": link_name, "generation": number}
                 for (provider, link_name), number in sorted(self.generations.items())
@@ -112,6 +115,7 @@ class ClusterView:
             held=fields.texts("held"),
             removed=fields.texts("removed"),
             key_folders=fields.texts("key_folders"),
+            files=fields.mapping("files"),
             generations=generations,
             issuer_alarms=fields.count("issuer_alarms"),
         )

@@ -167,16 +167,17 @@ class Cluster:
 
     async def _follow(self) -> None:
         """Have the providers here use the present keys, and tell other clusters of them first."""
-        for provider, link_name in list(self.running()):
-            await self.announce(provider, link_name)
+        await self._announce_all()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.renew_providers(), _RENEW_TIMEOUT)
 
     async def _announce_again(self) -> None:
         while True:
             await asyncio.sleep(RENEW_EVERY)
-            for provider, link_name in list(self.running()):
-                await self.announce(provider, link_name)
+            await self._announce_all()
+
+    async def _announce_all(self) -> None:
+        await asyncio.gather(*(self.announce(provider, link_name) for provider, link_name in self.running()))
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)

@@ -91,6 +91,11 @@ class ClusterKeys:
         """Where seed files are looked for."""
         return tuple(map(str, self._seeds.folders)) if self._seeds is not None else ()
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The public keys whose seed files lie in those folders now, by name."""
+        return self._seeds.names() if self._seeds is not None else {}
+
     def add(self, wanted: str) -> str:
         """Accept the key that a public key or the name of a seed file means, and return the public key.
 

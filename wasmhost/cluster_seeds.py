@@ -57,6 +57,15 @@ class ClusterSeeds:
                     return _read(path)
         raise LatticeError(f"there is no file {name}{SUFFIX} in {self.where} of this host", code=Code.NOT_FOUND)
 
+    def names(self) -> dict[str, str]:
+        """The public key in each usable file of the folders, by the name that commands may say."""
+        found: dict[str, str] = {}
+        for folder in reversed(self.folders):
+            for path in sorted(folder.glob(f"*{SUFFIX}")):
+                with contextlib.suppress(LatticeError):
+                    found[path.stem] = _read(path).public
+        return found
+
     @property
     def where(self) -> str:
         """The folders, for people."""

@@ -107,6 +107,7 @@ class HostFacts:
             held=tuple(key.public for key in keys.held),
             removed=keys.removed,
             key_folders=keys.folders,
+            files=keys.files,
             generations=generations.all if generations is not None else {},
             issuer_alarms=self._alarm.count,
         )

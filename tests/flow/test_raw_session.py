@@ -843,6 +843,7 @@ async def test_09b_cluster_keys_are_named_by_their_public_halves_only(session: S
         "held": [CLUSTER],
         "removed": [str],
         "key_folders": [str],
+        "files": {str: str},
         "generations": [{"provider_id": PROVIDER, "link_name": "default", "generation": COUNT}],
         "issuer_alarms": COUNT,
     }

@@ -54,6 +54,7 @@ def test_a_rotation_is_kept_over_a_restart_in_private_files(config: HostConfig, 
     path.chmod(0o644)
     assert keys.add("new") == keys.add("new.nk") == keys.add(NEW.public) == NEW.public
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert keys.files == {"new": NEW.public}
     assert {key.public for key in keys.held} == {old, NEW.public}
     keys.use("new")
     keys.remove(old)
@@ -96,7 +97,7 @@ def test_no_name_from_the_network_leads_out_of_the_key_folders(config: HostConfi
     for name in names:
         text = str(refusal(keys, "add", name))
         assert OTHER.public not in text and OTHER.seed not in text
-    assert keys.accepted == {keys.signing.public}
+    assert keys.accepted == {keys.signing.public} and keys.files == {}
 
 
 def test_a_changed_configuration_wins_over_what_was_changed_by_command(config: HostConfig) -> None:

@@ -113,15 +113,17 @@ def rotate(app: App, /, *, host: str, add: str | None, use: str | None, remove: 
         raise invalid(
             "say one of --add, --use and --remove", "one step on one host at a time; see `wasmhost cluster list`"
         )
-    ((action, key),) = given
-    wanted = _wanted(key)
+    ((action, typed),) = given
+    wanted = _wanted(typed)
 
     async def work(session: Session) -> Member:
         meant = await session.find_host(host)
+        present = await _member(session, meant)
+        key = present.view.files.get(wanted.removesuffix(".nk"), wanted) if present is not None else wanted
         if not force and action != "add":
-            await _check(session, action, wanted, meant)
+            await _check(session, action, key, meant)
         try:
-            await session.client.change_cluster_keys(meant.id, action, wanted, timeout=session.patience(CHANGE_TIMEOUT))
+            await session.client.change_cluster_keys(meant.id, action, key, timeout=session.patience(CHANGE_TIMEOUT))
         except LatticeError as error:
             raise _explained(error) from error
         return Member(meant.friendly_name, await session.client.cluster_view(meant.id))

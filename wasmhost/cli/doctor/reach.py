@@ -18,6 +18,7 @@ from wasmhost.cli.claims import read_seed
 from wasmhost.cli.doctor.findings import Finding, fail, ok, warn
 from wasmhost.cli.problems import Problem
 from wasmhost.cli.session import Session
+from wasmhost.cluster_seeds import ClusterSeeds
 from wasmhost.context import Context
 from wasmhost.key_files import read_key_file
 
@@ -142,12 +143,13 @@ def _signatures(app: App, context: Context, hosts: Sequence[HostPing]) -> list[F
     """Whether `wasmhost call` would be believed."""
     try:
         if context.cluster_seed:
-            own = read_seed(context.cluster_seed, Role.CLUSTER).public
-        else:
-            own = read_key_file(app.paths.shared / "cluster.nk", "cluster").public
+            own = {read_seed(context.cluster_seed, Role.CLUSTER).public}
+        else:  # as `call` does: one after the other
+            own = {read_key_file(app.paths.shared / "cluster.nk", "cluster").public}
+            own |= {key.public for key in ClusterSeeds(app.paths).all()}
     except Problem as problem:
         return [fail("calls", str(problem), problem.hint)]
-    foreign = [host for host in hosts if own not in (host.issuer, *host.cluster_issuers)]
+    foreign = [host for host in hosts if own.isdisjoint((host.issuer, *host.cluster_issuers))]
     if not foreign:
         return [ok("calls", "hosts accept what this user signs")]
     names = ", ".join(host.friendly_name or host.id[:12] for host in foreign[:SHOWN])
