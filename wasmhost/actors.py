@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from lattice.chunks import Chunks
-from lattice.claims import ActorClaims, ClaimsRefused, check_times
+from lattice.claims import ActorClaims, check_times
 from lattice.errors import Code, LatticeError
 from lattice.inventory import ActorDescription, InstanceDescription
 from lattice.keys import Role, is_key
@@ -23,6 +23,7 @@ from lattice.transport import Transport
 from wasmhost import limits
 from wasmhost.actor_entry import ActorEntry, gather
 from wasmhost.actor_events import ActorEvents, Attempt, PublishEvent
+from wasmhost.actor_halts import ActorHalts
 from wasmhost.actor_rules import (
     ActorError,
     check_downgrade,
@@ -45,7 +46,7 @@ from wasmhost.outbound import Outbound
 from wasmhost.policy.calls import CallPolicy
 from wasmhost.policy.expiry import ClaimsClock, ExpiryWatch
 from wasmhost.policy.gate import Gate
-from wasmhost.policy.halted import EXPIRED, HaltedBook
+from wasmhost.policy.halted import HaltedBook
 from wasmhost.scale import Annotations, Change
 from wasmhost.spies import Spies
 from wasmhost.starts import Starts
@@ -107,9 +108,8 @@ class ActorRegistry:
             trace=trace,
         )
         self._gate = gate or Gate()
-        self._expiry = expiry or ExpiryWatch(ClaimsClock(), publish_event, host_id)
-        self._halted = halted or HaltedBook(publish_event, host_id)
-        self._clock = self._expiry.clock
+        expiry = expiry or ExpiryWatch(ClaimsClock(), publish_event, host_id)
+        self._clock = expiry.clock
         self._directory = directory
         self._events = ActorEvents(publish_event, host_id)
         self._put_claims = put_claims
@@ -118,7 +118,13 @@ class ActorRegistry:
         self._entries: dict[str, ActorEntry] = {}
         self._starts = Starts()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._halting: set[asyncio.Task[None]] = set()
+        self.halts = ActorHalts(
+            expiry,
+            halted or HaltedBook(publish_event, host_id),
+            find=self._entries.get,
+            lock=self._lock,
+            end=self._halt,
+        )
         self._draining = False
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever what is wanted here has changed, before anybody is told."""
@@ -282,8 +288,7 @@ class ActorRegistry:
         returned.
         """
         self._draining = True
-        for task in self._halting:
-            task.cancel()
+        self.halts.close()
         entries = list(self._entries.values())
         abandoned = 0
         try:
@@ -358,10 +363,9 @@ class ActorRegistry:
             await entry.close()
             raise
         self._entries[actor.key] = entry
-        self._halted.forget(actor.key)
         if not self._directory.add(actor):
             log.warning("actor.alias_taken", actor=actor.key, call_alias=actor.claims.call_alias)
-        self._watch_expiry(entry)
+        self.halts.started(entry)
         await self._introduce(actor)
         log.info(
             "actor.started", actor=actor.key, name=actor.claims.name, reference=image.reference, instances=instances
@@ -394,7 +398,7 @@ class ActorRegistry:
         self.on_change()
         for started, _ in changes:
             self._events.updated(new, started)
-        self._watch_expiry(entry)
+        self.halts.started(entry)
         log.info(
             "actor.updated",
             actor=new.key,
@@ -417,19 +421,21 @@ class ActorRegistry:
         if self._draining:
             raise ActorError("this host is stopping; start the actor on another one", code=Code.NOT_RUNNING)
 
-    async def _shrink(self, entry: ActorEntry, changes: list[Change], patience: float | None = None) -> None:
+    async def _shrink(self, entry: ActorEntry, changes: list[Change], *, at_once: bool = False) -> None:
         self.on_change()
-        if entry.scale.total == 0:
-            await self._finish(entry, self._config.drain_timeout if patience is None else patience)
+        if entry.scale.total == 0 and at_once:
+            await self._end(entry)
+        elif entry.scale.total == 0:
+            await self._finish(entry)
         else:
             entry.actor.pool.resize(entry.scale.total)
         self._tell(entry, changes)
 
-    async def _finish(self, entry: ActorEntry, patience: float) -> None:
-        """Stop one actor: no new calls, then the ones in flight, which get ``patience`` seconds, then its instances."""
+    async def _finish(self, entry: ActorEntry) -> None:
+        """Stop one actor: no new calls, then the ones in flight, then its instances."""
         self._directory.remove(entry.actor)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(self._config.drain_timeout):
                 await entry.leave_queue_group()
                 await entry.drain()
         except TimeoutError:
@@ -440,48 +446,16 @@ class ActorRegistry:
         self._directory.remove(entry.actor)
         if self._entries.get(entry.actor.key) is entry:
             del self._entries[entry.actor.key]
-            self._expiry.forget(entry.actor.key)
+            self.halts.ended(entry.actor.key)
         await entry.close()
         log.info("actor.stopped", actor=entry.actor.key, name=entry.actor.claims.name)
-
-    def _watch_expiry(self, entry: ActorEntry) -> None:
-        claims = entry.actor.claims
-
-        def expired() -> None:
-            try:
-                check_times(claims, self._clock())
-            except ClaimsRefused as error:
-                self.halt(claims, problem=EXPIRED, error=str(error))
-
-        self._expiry.watch(claims.subject, claims, expired)
 
     def running_claims(self) -> list[ActorClaims]:
         """The claims of everything that runs."""
         return [entry.actor.claims for entry in self._entries.values()]
 
-    def halt(self, claims: ActorClaims, *, problem: str, error: str, at_once: bool = False) -> None:
-        """Let what runs under these claims take no new call from now on, and begin to stop it.
-
-        Calls in flight are finished first, within the drain time; with ``at_once`` they are given up. ``problem`` is
-        one of the words of :mod:`wasmhost.policy.halted`, ``error`` tells users why.
-        """
-        entry = self._entries.get(claims.subject)
-        if entry is None or entry.actor.claims is not claims:
-            return
-        entry.actor.barred = error
-        task = asyncio.create_task(
-            self._halt(entry, entry.actor, problem, error, at_once), name=f"halt of {claims.subject}"
-        )
-        self._halting.add(task)
-        task.add_done_callback(self._halting.discard)
-
-    async def _halt(self, entry: ActorEntry, actor: RunningActor, problem: str, error: str, at_once: bool) -> None:
-        async with self._lock(actor.key):
-            if self._entries.get(actor.key) is not entry or entry.actor is not actor:
-                return  # stopped, or updated to other claims
-            log.warning("actor.halted", actor=actor.key, name=actor.claims.name, problem=problem, reason=error)
-            self._halted.note(actor.claims, reference=actor.reference, problem=problem, error=error)
-            await self._shrink(entry, entry.scale.remove({}), patience=0.0 if at_once else None)
+    async def _halt(self, entry: ActorEntry, at_once: bool) -> None:
+        await self._shrink(entry, entry.scale.remove({}), at_once=at_once)
 
     def _running(self, actor_id: str | None, reference: str) -> ActorEntry | None:
         if actor_id:

@@ -21,7 +21,7 @@ class Enforcement:
         """Stop everything that a new revocation covers, at once: calls in flight are given up."""
         for claims in self._actors.running_claims():
             if entry.covers(claims):
-                self._actors.halt(claims, problem=REVOKED, error=str(refusal(entry, claims)), at_once=True)
+                self._actors.halts.halt(claims, problem=REVOKED, error=str(refusal(entry, claims)), at_once=True)
         for provider in list(self._providers):
             if entry.covers(provider.image.claims):
                 self._providers.halt(provider, problem=REVOKED, error=str(refusal(entry, provider.image.claims)))
@@ -31,7 +31,7 @@ class Enforcement:
         if action is Action.START_ACTOR:
             for claims in self._actors.running_claims():
                 if claims.subject == key:
-                    self._actors.halt(claims, problem=DENIED, error=f"Starting actor denied: {why}")
+                    self._actors.halts.halt(claims, problem=DENIED, error=f"Starting actor denied: {why}")
         elif action is Action.START_PROVIDER:
             for provider in list(self._providers):
                 if provider.key[0] == key:

@@ -15,7 +15,7 @@ from lattice import bundled, subjects
 from lattice.claims import ClaimsRefused, Problem, read_actor
 from lattice.client import ControlClient
 from lattice.connection import Connection
-from lattice.errors import Code, LatticeError, RemoteError
+from lattice.errors import Code, LatticeError, RemoteError, Unreachable
 from lattice.keys import KeyPair, Role
 from lattice.revocation import Revocation
 from lattice.store import open_bucket
@@ -94,6 +94,9 @@ async def test_a_revoked_actor_is_stopped_at_once_on_every_host_until_it_is_lift
         await events.wait("actors_stopped", public_key=actor.key, host_id=host.host_id)
     with pytest.raises(LatticeError):  # it is not waited for
         await in_flight
+    with pytest.raises(Unreachable) as nobody:  # they have left the queue group
+        await call(hosts[0], client, actor.key)
+    assert nobody.value.code is Code.NO_RESPONDERS
     for host in hosts:
         assert host.actors.counts() == {}
         (halted,) = host.facts.inventory().halted
