@@ -10,6 +10,7 @@ from benchmarks import (
     kvcounter_redis,
     live_update,
     memory,
+    moving,
     overload,
     payloads,
     start,
@@ -28,6 +29,7 @@ if __name__ == "__main__":
         payloads.measure,
         overload.measure,
         live_update.measure,
+        moving.measure,
         memory.measure,
         start.measure,
     )
