@@ -135,7 +135,7 @@ async def stop_and_wait(
     "annotation_texts",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Of the instances that are meant (default: those that run). Repeatable.",
+    help="Annotations of those that are meant (default: none, or the only ones). Repeatable.",
 )
 @lattice_options
 @pass_app
@@ -173,17 +173,18 @@ def scale_actor(
 def _one_set(
     actor: Candidate, host_id: str, inventories: Sequence[Inventory], given: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
-    """Image reference and annotations that are meant: those ``given``, else the only ones that run. Raises Problem."""
+    """Image reference and annotations that are meant: those ``given``, else none, or the only ones. Raises Problem."""
     running = next(a for i in inventories if i.host_id == host_id for a in i.actors if a.id == actor.key)
     if given:
         return running.image_ref or "", dict(given)
-    sets = {tuple(sorted(instance.annotations.items())) for instance in running.instances}
-    if len(sets) > 1:
+    sets = [dict(each) for each in sorted({tuple(sorted(each.annotations.items())) for each in running.instances})]
+    if len(sets) > 1 and sets[0]:
+        known = "; ".join(", ".join(f"{name}={value}" for name, value in each.items()) for each in sets)
         raise invalid(
-            f"{actor.describe()} was started {len(sets)} times with different annotations on this host",
-            "say which are meant with --annotations NAME=VALUE",
+            f"{actor.describe()} was started {len(sets)} times with different annotations on this host: {known}",
+            "say which are meant with --annotations NAME=VALUE, repeated for each",
         )
-    return running.image_ref or "", dict(next(iter(sets), ()))
+    return running.image_ref or "", next(iter(sets), {})
 
 
 async def scale_and_wait(
