@@ -58,6 +58,12 @@ class SecureClient(Client):
         writer = self.socket
         return writer is None or writer.get_extra_info("ssl_object") is not None
 
+    def note_tls(self) -> None:
+        """Tell asyncio that its stream speaks TLS, which nats-py began behind its back: else each end is warned of."""
+        protocol: Any = getattr(self.socket, "_protocol", None)
+        if self.socket is not None and self.encrypted and hasattr(protocol, "_over_ssl"):
+            protocol._over_ssl = True
+
     def _connect_command(self) -> bytes:
         if self.secure and not self.encrypted:
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the server does not speak it, and it is demanded")
@@ -86,6 +92,7 @@ class _NatsWire:
         if not self._client.is_connected:
             raise nats.errors.Error("the handshake did not end")
         self._opened = True
+        self._client.note_tls()
         if self._client.secure and not self._client.encrypted:
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the server does not speak it, and it is demanded")
 

@@ -75,7 +75,9 @@ class SecurityReport:
     policy_calls: bool = False
     """It is asked about calls."""
     environment: tuple[str, ...] = ()
-    """Variables with secrets that the process was started with."""
+    """Variables with secrets that the process was started with and still shows."""
+    wiped_environment: tuple[str, ...] = ()
+    """Those that it has wiped: who started it still has them."""
     exposed: tuple[str, ...] = ()
     """Files and folders with secrets that others than their user may read."""
     endings: tuple[Ending, ...] = ()
@@ -101,6 +103,7 @@ class SecurityReport:
             policy=reader.text("policy"),
             policy_calls=reader.flag("policy_calls"),
             environment=reader.texts("environment"),
+            wiped_environment=reader.texts("wiped_environment"),
             exposed=reader.texts("exposed"),
             endings=tuple(
                 Ending(id=each.text("id"), name=each.text("name"), expires=each.count("expires", 0))

@@ -41,6 +41,10 @@ class UpRecord:
     """It brought the NATS server along."""
     log: str = ""
     """Its log file, when it runs in the background."""
+    credentials: str = ""
+    """Path of the credentials file that it uses; what else it may have been given is not told."""
+    tls: TlsFiles = SYSTEM_TLS
+    inbox_prefix: str = ""
     started_ticks: int = 0
     """Start time of the process, in clock ticks since boot: tells it from a later process of the same number."""
 
@@ -67,6 +71,9 @@ class UpRecord:
                 ctl_prefix=str(value.get("ctl_prefix", "")),
                 own_server=bool(value.get("own_server", True)),
                 log=str(value.get("log", "")),
+                credentials=str(value.get("credentials", "")),
+                tls=TlsFiles(**value.get("tls", {})),
+                inbox_prefix=str(value.get("inbox_prefix", "")),
                 started_ticks=int(value.get("started_ticks", 0)),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -80,6 +87,9 @@ class UpRecord:
             nats_url=self.nats_url,
             lattice=self.lattice,
             ctl_prefix=self.ctl_prefix,
+            credentials=self.credentials,
+            tls=self.tls,
+            inbox_prefix=self.inbox_prefix,
         )
 
     @staticmethod

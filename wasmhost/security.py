@@ -49,6 +49,7 @@ class HostSecurity:
         config = self._config
         endpoints = (config.control, config.rpc, config.providers)
         exposed = await asyncio.to_thread(exposed_files, config.paths, endpoints)
+        shown, wiped = secret_variables()
         account = read_key_file(config.paths.shared / "account.nk", "account").public
         return SecurityReport(
             host_id=self._identity.host_id,
@@ -63,7 +64,8 @@ class HostSecurity:
             allow_anonymous_nats=config.allow_anonymous_nats,
             policy=config.policy.topic if config.policy is not None else "",
             policy_calls=config.policy is not None and config.policy.calls,
-            environment=secret_variables(),
+            environment=shown,
+            wiped_environment=wiped,
             exposed=tuple(map(str, exposed)),
             endings=tuple(
                 Ending(id=claims.subject, name=claims.name, expires=int(claims.expires))
@@ -99,14 +101,18 @@ def user_of(endpoint: NatsEndpoint) -> tuple[str, int]:
         return endpoint.credentials, 0
 
 
-def secret_variables() -> tuple[str, ...]:
-    """Variables with secrets that this process was started with: others of its user may read them while it runs."""
+def secret_variables() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Variables with secrets that this process was started with: those it still shows, and those it has wiped."""
     try:
         words = Path("/proc/self/environ").read_bytes().split(b"\0")
     except OSError:
-        return ()
-    given = {name.decode(errors="replace") for name, _, value in (word.partition(b"=") for word in words) if value}
-    return tuple(sorted(SECRET_VARIABLES & given))
+        return (), ()
+    given = {name.decode(errors="replace"): value for name, _, value in (word.partition(b"=") for word in words)}
+    names = sorted(name for name in SECRET_VARIABLES & given.keys() if given[name])
+    return (
+        tuple(name for name in names if given[name].strip(b"x")),
+        tuple(name for name in names if not given[name].strip(b"x")),
+    )
 
 
 def exposed_files(paths: StatePaths, endpoints: Iterable[NatsEndpoint]) -> list[Path]:

@@ -115,6 +115,7 @@ def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         host.wait_for_output("host.started")
         yield Secured(request.param, server, env, host, files, tls)
         assert host.stop() == 0
+        assert "eof_received" not in host.output, "asyncio knows that the streams speak TLS"
     finally:
         host.kill()
         server.stop()

@@ -93,7 +93,7 @@ def test_what_is_open_is_found_with_how_to_close_it(careless: Place) -> None:
     assert levels["keys"] == {"fix"} and "--provider-keys cluster" in text["keys"]
     assert {"fix"} <= levels["files"] and "chmod go-rwx" in text["files"]
     assert "host.nk" in text["files"] and "all.creds" in text["files"] and "--allow-file-load" in text["files"]
-    assert levels["environment"] == {"fix"} and "WASMCLOUD_CLUSTER_SEED" in text["environment"]
+    assert levels["environment"] == {"warn"} and "given WASMCLOUD_CLUSTER_SEED" in text["environment"], "wiped"
     assert "expires on" in text["nats users"] and "expires on" in text["claims"]
     assert "policy" in checks and "without TLS" in text["http"]
     assert levels["actor calls"] == {"warn"} and "2 accounts" in text["actor calls"]
@@ -179,6 +179,7 @@ def test_a_sound_host_has_nothing_open() -> None:
         ({"allow_anonymous_nats": True}, "nats", Level.WARN),
         ({"environment": ("WASMCLOUD_HOST_SEED",)}, "environment", Level.FIX),
         ({"environment": ("WASMCLOUD_RPC_SEED",)}, "environment", Level.WARN),
+        ({"wiped_environment": ("WASMCLOUD_HOST_SEED",)}, "environment", Level.WARN),
         ({"exposed": ("/home/me/cluster.nk",)}, "files", Level.FIX),
     ],
 )
@@ -187,6 +188,12 @@ def test_each_thing_that_a_host_tells_is_judged(change: dict[str, Any], check: s
     assert SecurityReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
     assert found(report)[check] is level
     assert {name for name, worst in found(report).items() if worst is not Level.OK} <= {check}
+
+
+def test_what_hosts_have_in_common_is_said_once() -> None:
+    many = [replace(SOUND, friendly_name=name, provider_keys="cluster") for name in ("one", "two", "three", "four")]
+    (told,) = [finding for finding in check_reports([*many, SOUND], ()) if finding.level is Level.FIX]
+    assert told.message.startswith("one, two, three and 1 more: hands the cluster's seed")
 
 
 def test_a_far_end_is_not_told_and_a_classic_host_excuses_the_cluster_key() -> None:

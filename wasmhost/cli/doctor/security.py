@@ -88,7 +88,7 @@ def _machine(app: App, config: HostConfig | None) -> Iterator[Finding]:
         yield fix("files", f"others of this machine may look into {path}", f"chmod go-rwx {path}")
     if not exposed:
         yield ok("files", "keys, settings and state of this user are readable by nobody else")
-    given = secret_variables()
+    given, _ = secret_variables()
     if given:
         yield warn(
             "environment",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from lattice.links import LinkDefinition
 from lattice.security_report import Route, SecurityReport
@@ -28,16 +29,27 @@ def check_reports(reports: Sequence[SecurityReport], silent: Sequence[str]) -> I
             f"{listed(silent)}: of another maker or version; believes every key in its list, and cannot say more",
             "replace it by a host of this version, or give it a lattice of its own",
         )
+    classic = bool(silent)
+    names: dict[Finding, list[str]] = {}
     for report in reports:
-        yield from _routes(report)
-        yield from _users(report)
-        yield from _inboxes(report)
-        yield from _ends(report)
-        yield _provider_keys(report, classic=bool(silent))
-        yield from _trust(report)
-        yield from _loading(report)
-        yield from _environment(report)
-        yield from _files(report)
+        for finding in _check_report(report, classic=classic):
+            # What several hosts have in common is said once.
+            rest = replace(finding, message=finding.message.removeprefix(f"{report.name}: "))
+            names.setdefault(rest, []).append(report.name)
+    for finding, hosts in names.items():
+        yield replace(finding, message=f"{listed(hosts)}: {finding.message}")
+
+
+def _check_report(report: SecurityReport, *, classic: bool) -> Iterator[Finding]:
+    yield from _routes(report)
+    yield from _users(report)
+    yield from _inboxes(report)
+    yield from _ends(report)
+    yield _provider_keys(report, classic=classic)
+    yield from _trust(report)
+    yield from _loading(report)
+    yield from _environment(report)
+    yield from _files(report)
 
 
 def _routes(report: SecurityReport) -> Iterator[Finding]:
@@ -166,6 +178,13 @@ def _loading(report: SecurityReport) -> Iterator[Finding]:
 def _environment(report: SecurityReport) -> Iterator[Finding]:
     keys = [name for name in report.environment if name in _CRITICAL]
     others = [name for name in report.environment if name not in _CRITICAL]
+    if report.wiped_environment:
+        yield warn(
+            "environment",
+            f"{report.name}: was given {listed(report.wiped_environment)} by its environment, where it has wiped them; "
+            "the shell or service file that started it still has them",
+            "keep keys in the state folder or in a file of settings, and name credentials files for NATS users",
+        )
     how = "keep it in the state folder or in a file of settings with mode 600, named by --config or HOST_CONFIG"
     if keys:
         yield fix("environment", f"{report.name}: {listed(keys)} in the environment of its process", how)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from lattice import subjects
-from lattice.connection import Connection, ConnectOptions, connect
+from lattice.connection import DEFAULT_INBOX_PREFIX, Connection, ConnectOptions, connect
 from lattice.errors import LatticeError, NotAuthorized
 from lattice.security_report import SecurityReport
 from lattice.server_errors import Violation
@@ -49,7 +49,8 @@ async def check_strangers(context: Context, connection: Connection) -> Finding:
 async def check_inboxes(connection: Connection, reports: Sequence[SecurityReport], own: str) -> AsyncIterator[Finding]:
     """Whether the user of this command may read answers that are meant for others."""
     wanted = {route.inbox.replace("{provider}", "*") for report in reports for route in report.routes.values()}
-    readable = [prefix for prefix in sorted({"_INBOX", *wanted} - {"", own}) if await _may_read(connection, prefix)]
+    others = {"_INBOX", *wanted} - {"", own if own != DEFAULT_INBOX_PREFIX else ""}
+    readable = [prefix for prefix in sorted(others) if await _may_read(connection, prefix)]
     if not readable:
         yield ok("inboxes", "the user of this command may read no inbox but its own")
         return

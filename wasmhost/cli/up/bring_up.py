@@ -16,6 +16,7 @@ from typing import NoReturn, TypeVar
 from lattice.addresses import shown
 from lattice.errors import Code, LatticeError
 from lattice.links import LinkDefinition
+from lattice.login import TlsFiles
 from wasmhost import config as host_config
 from wasmhost import context as contexts
 from wasmhost import settings
@@ -265,6 +266,7 @@ class _Up:
     def _announce(self, parts: AsyncExitStack, host: Host, url: str) -> None:
         """Say that the host is there, here and to the other commands."""
         folder = self._config.paths.host
+        theirs = self._config.control if self._server is None else NatsEndpoint()
         UpRecord(
             pid=os.getpid(),
             nats_url=url,
@@ -274,6 +276,14 @@ class _Up:
             ctl_prefix=self._config.ctl_prefix,
             own_server=self._server is not None,
             log=self._report.log,
+            credentials=_absolute(theirs.credentials),
+            tls=TlsFiles(
+                ca=_absolute(theirs.tls.ca),
+                certificate=_absolute(theirs.tls.certificate),
+                key=_absolute(theirs.tls.key),
+                name=theirs.tls.name,
+            ),
+            inbox_prefix=theirs.inbox_prefix,
             started_ticks=contexts.process_ticks(os.getpid()),
         ).write(folder)
         parts.callback(UpRecord.remove, folder)
@@ -383,6 +393,10 @@ def _passes(error: LatticeError | Problem) -> bool:
     if isinstance(error, Problem):
         return error.exit_code is ExitCode.UNREACHABLE
     return error.code in (Code.NO_RESPONDERS, Code.DISCONNECTED, Code.TIMED_OUT)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute()) if path else ""
 
 
 async def _end(task: asyncio.Task[None]) -> None:
