@@ -24,6 +24,8 @@ class Fault:
     detail: str
     happen: Callable[[World], None]
     """Returns when the fault is over; what it broke may take longer."""
+    when_complete: bool = False
+    """It begins once every host runs what it should."""
 
 
 def endless(rng: random.Random, only: Sequence[str] = ()) -> Iterator[Fault]:
@@ -47,7 +49,7 @@ def _host_killed(rng: random.Random, kind: str) -> Fault:
 
 
 def _host_frozen(rng: random.Random, kind: str) -> Fault:
-    number, seconds = rng.randrange(3), round(rng.uniform(1, 6), 1)
+    number, seconds = rng.randrange(3), rng.choice([1.0, 3.0, 6.0, 20.0])
 
     def happen(world: World) -> None:
         place = world.places[number]
@@ -174,7 +176,7 @@ def _actor_moved(rng: random.Random, kind: str) -> Fault:
     def happen(world: World) -> None:
         world.move(("migrate", "actor", world.actor, "--from", here, "--to", there))
 
-    return Fault(kind, f"from {here} to {there}", happen)
+    return Fault(kind, f"from {here} to {there}", happen, when_complete=True)
 
 
 def _provider_moved(rng: random.Random, kind: str) -> Fault:
@@ -184,7 +186,9 @@ def _provider_moved(rng: random.Random, kind: str) -> Fault:
         others = [p.daemon.name for p in world.places if (HTTP, name) not in p.wanted.providers]
         world.move(("migrate", "provider", HTTP, "--link-name", name, "--to", others[choice]))
 
-    return Fault(kind, f"HTTP server {name} to the {('first', 'second')[choice]} of the other hosts", happen)
+    return Fault(
+        kind, f"HTTP server {name} to the {('first', 'second')[choice]} of the other hosts", happen, when_complete=True
+    )
 
 
 def _host_drained(rng: random.Random, kind: str) -> Fault:
@@ -193,7 +197,7 @@ def _host_drained(rng: random.Random, kind: str) -> Fault:
     def happen(world: World) -> None:
         world.move(("drain", f"chaos-{number}"), ("uncordon", f"chaos-{number}"))
 
-    return Fault(kind, f"chaos-{number}, and used again", happen)
+    return Fault(kind, f"chaos-{number}, and used again", happen, when_complete=True)
 
 
 def _updated(rng: random.Random, kind: str) -> Fault:

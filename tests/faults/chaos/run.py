@@ -133,6 +133,8 @@ def run(
             memory = {place.daemon.name: resident(place.daemon.pid) for place in world.places}
             began = time.monotonic()
             for fault in faults.endless(rng, only):
+                if fault.when_complete:
+                    world.wait_until_complete()
                 say(f"{time.monotonic() - began:6.1f} s  {fault.kind}: {fault.detail}")
                 since = time.monotonic()
                 report.happened.append(Happened(fault.kind, since, since))

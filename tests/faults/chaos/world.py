@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -121,7 +122,10 @@ class World:
         """
         deadline = time.monotonic() + timeout
         while True:
-            done = run(list(arguments), env=self.env, timeout=60)
+            try:
+                done = run(list(arguments), env=self.env, timeout=120)
+            except subprocess.TimeoutExpired:
+                raise AssertionError(f"{arguments}: no end within two minutes") from None
             if done.returncode in enough or self._closing.is_set():
                 return
             reason = done.stderr.strip()
@@ -176,17 +180,22 @@ class World:
         if len(running) != wanted.instances:
             self.do("scale", "actor", self.actor, str(wanted.instances), "--host", name)
 
+    def wait_until_complete(self) -> None:
+        """Let what an earlier fault has broken be mended, for a while."""
+        deadline = time.monotonic() + MOVING
+        while time.monotonic() < deadline:
+            if all(place.daemon.started and self.is_complete(place) for place in self.places):
+                return
+            time.sleep(0.2)
+
     def move(self, *commands: tuple[str, ...]) -> None:
         """Give commands that move things between hosts; from then on, where they ended up is where they are to run."""
         with contextlib.ExitStack() as held:
-            deadline = time.monotonic() + MOVING
             for place in self.places:
                 held.enter_context(place.lock)
-                while not (place.daemon.started and self.is_complete(place)):
-                    if time.monotonic() > deadline:
-                        self.say("    nothing is moved: hosts are busy with an earlier fault")
-                        return
-                    time.sleep(0.2)
+            if not all(place.daemon.started and self.is_complete(place) for place in self.places):
+                self.say("    nothing is moved: hosts are still busy with an earlier fault")
+                return
             for command in commands:
                 # half-way through when something fails, it may have nothing to move any more, or only a part
                 self.do(*command, enough=(0, 1, 3, 5))
