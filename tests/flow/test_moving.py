@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import io
@@ -19,10 +20,13 @@ from unittest.mock import patch
 import pytest
 import structlog
 
+from lattice.client import ControlClient
+from lattice.connection import ConnectOptions, connect
 from lattice.keys import KeyPair, Role
 from tests.support.fleet import COUNTER, Fleet
 from tests.support.processes import Running
 from wasmhost.cli import entry
+from wasmhost.moving import MARK
 
 Start = Callable[..., Running]
 
@@ -117,6 +121,20 @@ def references(host: dict[str, Any]) -> list[str]:
     return sorted(provider["image_ref"] for provider in host["providers"])
 
 
+async def begin_move(url: str, ids: dict[str, str], count: int) -> None:
+    """The first step of moving the counter from host one to host two."""
+    mark = {MARK: f"{ids['one']}:{count}"}
+    connection = await connect(ConnectOptions(url=url))
+    try:
+        control = ControlClient(connection, "default")
+        await control.scale_actor(ids["two"], COUNTER.as_uri(), count=count, annotations=mark)
+        async with asyncio.timeout(20):
+            while not (await control.inventory(ids["two"])).actors:  # noqa: ASYNC110 the host sets no event here
+                await asyncio.sleep(0.05)
+    finally:
+        await connection.drain()
+
+
 def test_everything_of_a_host_moves_under_load_and_no_request_fails(fleet: QuickFleet) -> None:
     """The actor, the store and the HTTP server with its listening socket, one after the other, there and back."""
     fleet.begin_hosts(["one", "two"])
@@ -124,6 +142,7 @@ def test_everything_of_a_host_moves_under_load_and_no_request_fails(fleet: Quick
     fleet.do("scale", "actor", "kvcounter", "3")
     with fleet.load(clients=2) as load, KeptAlive(fleet.http_port, pauses=(0.0, 0.05, 1.0)) as kept:
         fleet.hosts["one"].wait_until(lambda: load.statuses[200] > 100, timeout=30, what="traffic")
+        asyncio.run(begin_move(fleet.nats.url, fleet.host_ids(), 3))  # by a command that was killed then
         moved = fleet.ask("migrate", "actor", "kvcounter", "--from", "one", "--to", "two")
         assert (moved["instances"], moved["from_host_name"], moved["to_host_name"]) == (3, "one", "two")
         for provider in ("bundled:keyvalue-redis", "bundled:httpserver"):

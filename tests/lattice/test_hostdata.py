@@ -41,6 +41,8 @@ host_data = st.builds(
     traces_exporter=st.none() | texts,
     exporter_otlp_endpoint=st.none() | texts,
     exit_on_stdin_close=st.booleans(),
+    handover_folder=st.text(max_size=10),
+    predecessor=st.text(max_size=10),
 )
 
 

@@ -105,15 +105,15 @@ async def _start(
         found = find_provider(await client.inventory(target.host_id), provider.id, provider.link_name)
         if found is None:
             return None
-        for link in found.links.values():
-            if link.get("state") == "failed":
+        for actor, link in found.links.items():
+            if link.get("state") == "failed" and provider.links.get(actor, {}).get("state") != "failed":
                 reason = link.get("reason", "")
                 raise Problem(reason, exit_code=ExitCode.CONFLICT if "in use" in reason else ExitCode.FAILED)
         if found.state == "failed":
             raise Problem(found.error or "it failed without a reason")
         as_good = found.state in ("", "ready") or (found.state, found.error) == (provider.state, provider.error)
-        known = {actor for actor, link in found.links.items() if link.get("state") in ("ready", None)}
-        return True if as_good and (not found.state or wanted <= known) else None
+        settled = {actor for actor, link in found.links.items() if link.get("state") != "starting"}
+        return True if as_good and (not found.state or wanted <= settled) else None
 
     def failed(event: Event) -> Problem | None:
         same = event.data.get("link_name", provider.link_name) == provider.link_name
