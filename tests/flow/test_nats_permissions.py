@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,14 @@ from pathlib import Path
 import pytest
 
 from lattice import bundled
+from lattice.chunks import Chunks
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.errors import LatticeError, NotAuthorized
+from lattice.jetstream import JetStream
 from lattice.keys import KeyPair, Role
 from lattice.login import TlsFiles
+from lattice.objects import ObjectBucket
+from lattice.store import Bucket, open_bucket
 from tests.support.certificates import Authority
 from tests.support.http import answers, get, post
 from tests.support.nats import NatsServer, free_port
@@ -147,6 +153,65 @@ def test_whole_applications_run_under_exactly_these_permissions(secured: Secured
     refused = [line for line in secured.host.lines if "permission_violation" in line]
     echo = read_actor(ECHO.read_bytes()).subject.lower()
     assert [line for line in refused if echo not in line] == [], "what is missing on the page"
+
+
+async def test_every_operation_on_the_stores_is_permitted(secured: Secured) -> None:
+    """Those that an application does not happen to need, too: by the user that needs each."""
+    violations: list[object] = []
+    control = await connect(secured.options("one-control.creds", "_INBOX_control.one"))
+    calls = await connect(secured.options("one-calls.creds", "_INBOX_calls.one"))
+    store = await connect(secured.options(f"providers/{STORE}.creds", f"_INBOX_providers.{STORE}"))
+    person = await connect(secured.options("alice.creds", "_INBOX_people.alice"))
+    for connection in (control, calls, store, person):
+        connection.on_violation(violations.append)
+    try:
+        for connection, name in (
+            *((control, "LATTICEDATA_default"), (control, "CONFIGDATA_default"), (control, "WASMHOST_default")),
+            (store, "KEYVALUE_default"),
+        ):
+            await _use_bucket(await open_bucket(connection, name))
+        chunks = Chunks(calls, "default")
+        payload = secrets.token_bytes(1_500_000)
+        for _ in range(2):
+            name = secrets.token_hex(16)
+            info = await chunks.send(name, payload, what="test")
+            deadline = asyncio.get_running_loop().time() + 10
+            assert await chunks.receive(name, len(payload), what="test", deadline=deadline) == payload
+            chunks.discard(info)
+        chunks.drop(name)
+        await chunks.sweep()
+        bucket = ObjectBucket(calls, "default")
+        info = await bucket.put("x" * 32, payload)
+        batches = [chunk async for chunk in bucket._pushed(info, 1)]
+        assert b"".join(batches) == payload, "as older servers are asked"
+        await bucket.delete(info)
+        await bucket.close()
+        await chunks.close()
+        await JetStream(person, "JetStream").ask("INFO")
+        for connection in (control, calls, store, person):
+            await connection.flush()
+        assert violations == []
+    finally:
+        for connection in (control, calls, store, person):
+            await connection.close()
+
+
+async def _use_bucket(bucket: Bucket) -> None:
+    key = f"zz_{secrets.token_hex(8)}"
+    revision = await bucket.create(key, b"1")
+    revision = await bucket.update(key, b"2", revision)
+    found = await bucket.get(key)
+    assert found is not None and found.value == b"2"
+    assert key in await bucket.keys()
+    changes = bucket.watch()
+    async for change in changes:
+        if change is None:
+            break
+    await changes.aclose()  # type: ignore[attr-defined]
+    await bucket.delete(key, revision=revision)
+    await bucket.put(key, b"3")
+    await bucket.purge(key)
+    assert await bucket.get(key) is None
 
 
 def test_the_doctor_finds_nothing_open_there(secured: Secured) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.errors import MalformedMessage
-from lattice.hostdata import HostData
+from lattice.hostdata import HostData, NatsExtras
 from lattice.links import LinkDefinition
 from tests.support.strategies import CLUSTER, HOST, PROVIDER, bent, json_values, text_maps, texts
 
@@ -43,6 +43,11 @@ host_data = st.builds(
     exit_on_stdin_close=st.booleans(),
     handover_folder=st.text(max_size=10),
     predecessor=st.text(max_size=10),
+    nats=st.builds(
+        NatsExtras,
+        **dict.fromkeys(("credentials", "tls_ca", "tls_cert", "tls_key", "tls_name", "inbox_prefix"), texts),
+        refuse_anonymous=st.booleans(),
+    ),
 )
 
 
@@ -71,6 +76,7 @@ def test_every_member_that_a_classic_library_demands_is_there() -> None:
     assert document["otel_config"] == {"traces_exporter": None, "exporter_otlp_endpoint": None}
     assert "log_level" not in document  # it would silence RUST_LOG
     assert "exit_on_stdin_close" not in document
+    assert "nats" not in document
 
 
 def test_the_document_has_the_classic_names() -> None:

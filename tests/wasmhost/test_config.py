@@ -194,3 +194,72 @@ def test_the_form_of_log_lines_is_settled_only_by_somebody(
 ) -> None:
     environ = {"HOME": "/nowhere"} | ({"WASMCLOUD_STRUCTURED_LOGGING_ENABLED": variable} if variable else {})
     assert load({"structured_logging": flag}, environ).structured_logging is expected
+
+
+def test_of_a_credentials_file_and_a_seed_the_nearer_one_counts(tmp_path: Path) -> None:
+    """And a user of one connection before that of all, where they are equally near."""
+    variables = environ(
+        tmp_path, NATS_CREDS="/all.creds", WASMCLOUD_RPC_SEED=USER.seed, WASMCLOUD_CTL_CREDS="/ctl.creds"
+    )
+    config = load({}, variables)
+    assert (config.rpc.credentials, config.rpc.seed) == ("", USER.seed)
+    assert (config.control.credentials, config.control.seed) == ("/ctl.creds", "")
+    assert (config.providers.credentials, config.providers.seed) == ("/all.creds", "")
+    nearer = load({"nats_creds": "/flag.creds"}, variables)
+    assert {nearer.rpc.credentials, nearer.control.credentials, nearer.providers.credentials} == {"/flag.creds"}
+    assert nearer.rpc.seed == ""
+    assert load({}, environ(tmp_path, NATS_CREDS="~/u.creds")).rpc.credentials.startswith(str(Path.home()))
+
+
+def test_each_connection_has_tls_files_and_an_inbox_of_its_own(tmp_path: Path) -> None:
+    variables = environ(
+        tmp_path,
+        WASMHOST_NATS_TLS_CA="/ca.pem",
+        WASMHOST_RPC_TLS_CERT="/rpc.pem",
+        WASMHOST_PROV_RPC_TLS_CERT="/{provider}.pem",
+        WASMHOST_PROV_RPC_INBOX_PREFIX="_INBOX_providers.{provider}",
+        WASMCLOUD_PROV_RPC_CREDS="/{provider}.creds",
+    )
+    config = load({}, variables)
+    assert {each.tls.ca for each in (config.rpc, config.control, config.providers)} == {"/ca.pem"}
+    assert (config.rpc.tls.certificate, config.control.tls.certificate) == ("/rpc.pem", "")
+    assert (config.rpc.inbox_prefix, config.providers.names_provider, config.rpc.names_provider) == (
+        "_INBOX",
+        True,
+        False,
+    )
+    of_one = config.providers.of_provider("VX")
+    assert (of_one.credentials, of_one.tls.certificate, of_one.inbox_prefix) == (
+        *("/VX.creds", "/VX.pem"),
+        "_INBOX_providers.VX",
+    )
+
+
+def test_placeholders_and_inboxes_that_would_not_work_are_refused(tmp_path: Path) -> None:
+    found = problems(
+        {"nats_creds": "/{provider}.creds"},
+        environ(
+            tmp_path,
+            WASMCLOUD_PROV_RPC_CREDS="/{host}.creds",
+            WASMHOST_RPC_INBOX_PREFIX="replies",
+            WASMHOST_CTL_INBOX_PREFIX="_INBOX.*",
+        ),
+    )
+    assert len(found) == 4
+    text = "\n".join(found)
+    assert "'{provider}' in '/{provider}.creds' means nothing here" in text
+    assert "'{host}' in '/{host}.creds' means nothing here; {provider} does" in text
+    assert "'replies' does not begin with _INBOX" in text
+
+
+def test_the_connections_of_a_host_are_those_of_its_further_hosts(tmp_path: Path) -> None:
+    """As `up --hosts` hands them over, in one document without the general settings they came from."""
+    variables = environ(tmp_path, NATS_CREDS="/all.creds", WASMHOST_NATS_TLS_CA="/ca.pem", NATS_HOST="nats.example")
+    config = load({"nats_inbox_prefix": "_INBOX_x"}, variables)
+    document: dict[str, str] = {}
+    for kind, endpoint in (("rpc", config.rpc), ("ctl", config.control), ("prov_rpc", config.providers)):
+        document |= endpoint.settings(kind)
+    file = tmp_path / "given.json"
+    file.write_text(json.dumps(document))
+    again = load({}, environ(tmp_path), file)
+    assert (again.rpc, again.control, again.providers) == (config.rpc, config.control, config.providers)
