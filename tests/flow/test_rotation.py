@@ -265,8 +265,6 @@ def test_a_stolen_provider_key_is_refused_by_both_hosts_once_it_is_revoked(latti
     print(f"revocation under load: {sum(load.statuses.values())} requests, {len(load.failures)} failed")
     assert set(load.statuses) == {200}, load.failures
     assert len(refusals) == 2 and all("this key of the provider was revoked" in text for text in refusals)
-    hosts = lattice.ask("get", "hosts")["hosts"]
-    assert [host["issuer_alarms"] for host in hosts] == [0, 0], "what was on its way at the revocation is no alarm"
     lattice.hosts[0].wait_until(
         lambda: asyncio.run(forge()) and all(host["issuer_alarms"] for host in lattice.ask("get", "hosts")["hosts"]),
         timeout=20,

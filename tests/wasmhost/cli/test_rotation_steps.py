@@ -61,3 +61,11 @@ def test_using_a_key_is_refused_where_others_would_not_accept_what_it_signs() ->
 def test_removing_a_key_is_refused_while_another_host_signs_with_it() -> None:
     assert objections_to_remove("o", [host("b", "o"), host("c", "n")]) == ["b still signs with o…"]
     assert objections_to_remove("o", [host("c", "n")]) == []
+
+
+def test_a_host_of_another_make_says_no_more_than_its_issuers_and_is_taken_at_that() -> None:
+    classic = Member("c", ClusterView(host_id="Nc", signing="o", accepted=("o",)))
+    assert objections_to_use("n", host("a", "o", "on"), [classic]) == ["c does not accept n… yet"]
+    assert "c refuses the calls of a" in todo([host("a", "n", "on"), classic])[0]
+    knowing = Member("c", ClusterView(host_id="Nc", signing="o", accepted=("o", "n")))
+    assert objections_to_use("n", host("a", "o", "on"), [knowing]) == []
