@@ -65,6 +65,8 @@ class Delegations:
         issuers = self._keys.accepted - held  # what our own keys stand for is derived, also its revocation
         known: dict[str, Delegation] = {}
         for entry, text in self._tokens.items():
+            if entry.removeprefix(PREFIX).partition(".")[0] not in issuers:
+                continue  # of this cluster itself, or of one that is none of ours
             try:
                 token = DelegationToken.read(text, issuers=issuers, lattice=self._lattice, now=self._clock())
             except LatticeError as error:

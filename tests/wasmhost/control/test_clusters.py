@@ -25,7 +25,7 @@ from lattice.keys import KeyPair, Role, derive
 from lattice.links import LinkDefinition
 from lattice.rpc import RpcClient
 from lattice.store import open_bucket
-from tests.support.actors import ACCOUNT
+from tests.support.actors import ACCOUNT, caller, signed, write
 from tests.support.archives import SERVICE, pack
 from tests.support.foreign import classic
 from tests.support.nats import free_port
@@ -197,11 +197,43 @@ async def test_two_clusters_call_each_other_and_a_delegation_binds_a_key_to_its_
     assert "valid issuers" in await thief.call(new, HTTP.public_key)
 
 
+class Calling:
+    """Somebody calls an actor all the time; all failures, and the number of the calls."""
+
+    def __init__(self, client: Connection, lattice: str, key: KeyPair, actor: str) -> None:
+        self._rpc = RpcClient(client, lattice, Signer(key, key.public))
+        self._target = Entity.actor(actor)
+        self.failures: list[str] = []
+        self.calls = 0
+
+    async def __aenter__(self) -> Calling:
+        self._task = asyncio.create_task(self._call())
+        await until(lambda: self.calls > 10)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    async def _call(self) -> None:
+        while True:
+            try:
+                await self._rpc.call(
+                    origin=Entity("test"), target=self._target, operation="Any.Thing", msg=b"", timeout=5.0
+                )
+            except LatticeError as error:
+                self.failures.append(str(error))
+            self.calls += 1
+
+
 async def test_a_provider_of_another_maker_is_started_anew_when_its_keys_will_not_do(
     config: HostConfig, client: Connection, tmp_path: Path
 ) -> None:
+    """Calls of an actor on the same host wait meanwhile, and none of them fails."""
     provider, contract = SERVICE.public, "test:contract"
-    config = replace(config, trusted_issuers=frozenset({ACCOUNT.public}))
+    config = replace(config, trusted_issuers=frozenset({ACCOUNT.public}), cluster_issuers=(B.public,))
+    wasm = signed(caller(namespace=contract, operation="Test.Id", binding="default"), capabilities=[contract])
+    local = read_actor(wasm).subject
     events = await EventLog.open(client, config.lattice)
     control = ControlClient(client, config.lattice)
     actor = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public
@@ -215,7 +247,10 @@ async def test_a_provider_of_another_maker_is_started_anew_when_its_keys_will_no
             )
             return msgpack.unpackb(answer)
 
-        await control.put_link(LinkDefinition(actor_id=actor, provider_id=provider, contract_id=contract))
+        for linked in (actor, local):
+            await control.put_link(LinkDefinition(actor_id=linked, provider_id=provider, contract_id=contract))
+        await control.launch_actor(host.host_id, write(tmp_path, wasm), 1)
+        await events.wait("actors_started")
         await control.start_provider(host.host_id, pack(tmp_path, classic()))
         await events.wait("provider_started", public_key=provider)
         running = host.providers.find(provider, "default")
@@ -226,22 +261,24 @@ async def test_a_provider_of_another_maker_is_started_anew_when_its_keys_will_no
         with pytest.raises(RemoteError):
             await call(new)
 
-        # added: the list that it read at its start lacks the new key
-        await control.change_cluster_keys(host.host_id, "add", "new", timeout=20)
-        stopped = await events.wait("provider_stopped", public_key=provider)
-        assert stopped.data["reason"] == "started anew with new keys"
-        second = await call(new)
-        assert second == await call(old) and second != first
-        # used: its old key is accepted still
-        await control.change_cluster_keys(host.host_id, "use", "new", timeout=20)
-        assert await call(new) == second
-        # removed: that key ends with the one that it was derived from
-        await control.change_cluster_keys(host.host_id, "remove", old.public, timeout=20)
-        third = await call(new)
-        assert third != second and running.restarts == 0
-        with pytest.raises(RemoteError):
-            await call(old)
-        # revoked: it cannot learn the next one otherwise
-        await control.revoke_provider_key(host.host_id, provider, "default", timeout=20)
-        assert await call(new) not in (first, second, third)
+        async with Calling(client, config.lattice, B, local) as calling:
+            # added: the list that it read at its start lacks the new key
+            await control.change_cluster_keys(host.host_id, "add", "new", timeout=20)
+            stopped = await events.wait("provider_stopped", public_key=provider)
+            assert stopped.data["reason"] == "started anew with new keys"
+            second = await call(new)
+            assert second == await call(old) and second != first
+            # used: its old key is accepted still
+            await control.change_cluster_keys(host.host_id, "use", "new", timeout=20)
+            assert await call(new) == second
+            # removed: that key ends with the one that it was derived from
+            await control.change_cluster_keys(host.host_id, "remove", old.public, timeout=20)
+            third = await call(new)
+            assert third != second and running.restarts == 0
+            with pytest.raises(RemoteError):
+                await call(old)
+            # revoked: it cannot learn the next one otherwise
+            await control.revoke_provider_key(host.host_id, provider, "default", timeout=20)
+            assert await call(new) not in (first, second, third)
+        assert calling.failures == [] and calling.calls > 13
         assert running.condition == "ready" or running.running
