@@ -24,6 +24,11 @@ _KINDS = {Role.MODULE: "actor", Role.SERVICE: "provider", Role.ACCOUNT: "account
 _LONGEST_REASON = 300
 
 
+def is_token_id(text: str) -> bool:
+    """Whether ``text`` can be the id of a token; what has the length of a key or a seed never is."""
+    return _TOKEN_ID.fullmatch(text) is not None and len(text) not in (56, 58)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revocation:
     """One entry of the list of revocations."""
@@ -57,7 +62,7 @@ class Revocation:
                 f"{self.id} is the key of a {role.name.lower()}; what can be revoked are actors (M…), providers (V…), "
                 "accounts (A…) and tokens (their id)"
             )
-        if role is None and (_TOKEN_ID.fullmatch(self.id) is None or len(self.id) in (56, 58)):
+        if role is None and not is_token_id(self.id):
             raise MalformedMessage("that is neither a public key nor the id of a token")
         if self.revision is not None and role not in (Role.MODULE, Role.SERVICE):
             raise MalformedMessage("only actors and providers have revisions")
