@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,12 @@ class Wiretap:
         self._thread.join(20)
 
 
+def show(what: str, load: Load) -> None:
+    """The figures."""
+    pause = max(after - before for before, after in pairwise(sorted(load.good_at)))
+    print(f"{what}: {sum(load.statuses.values())} requests, {len(load.failures)} failed, longest pause {pause:.2f} s")
+
+
 def arguments_and_environment(running: Running) -> bytes:
     """What ``ps`` shows of a host and its children to anybody, and what their own user may read of their start."""
     found = b""
@@ -201,7 +208,7 @@ def test_a_whole_rotation_on_two_hosts_under_load_fails_no_request_and_shows_no_
         done = len(load.good_at)
         lattice.hosts[0].wait_until(lambda: len(load.good_at) > done + 50, timeout=30, what="traffic afterwards")
         lattice.do("call", "kvcounter", "HttpServer.HandleRequest", '{"path": "/cli"}')
-    print(f"rotation under load: {sum(load.statuses.values())} requests, {len(load.failures)} failed")
+    show("rotation", load)
     assert set(load.statuses) == {200}, load.failures
 
     listed = lattice.ask("cluster", "list")
@@ -262,7 +269,7 @@ def test_a_stolen_provider_key_is_refused_by_both_hosts_once_it_is_revoked(latti
         refusals = asyncio.run(forge())
         done = len(load.good_at)
         lattice.hosts[0].wait_until(lambda: len(load.good_at) > done + 50, timeout=30, what="traffic afterwards")
-    print(f"revocation under load: {sum(load.statuses.values())} requests, {len(load.failures)} failed")
+    show("revocation", load)
     assert set(load.statuses) == {200}, load.failures
     assert len(refusals) == 2 and all("this key of the provider was revoked" in text for text in refusals)
     lattice.hosts[0].wait_until(

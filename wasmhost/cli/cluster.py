@@ -86,7 +86,9 @@ def _row(member: Member) -> Row:
         for (provider, link_name), number in sorted(view.generations.items())
     ]
     if view.issuer_alarms:
-        notes.append(f"{view.issuer_alarms} calls refused whose issuer and origin disagree: `wasmhost events`")
+        notes.append(
+            f"{view.issuer_alarms} calls refused whose issuer and origin disagree: see `wasmhost events --since 1d`"
+        )
     return Row([view.host_id, member.name, short(view.signing), accepted], notes=notes)
 
 

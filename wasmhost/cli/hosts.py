@@ -89,7 +89,7 @@ def _notes(host: HostPing) -> list[str]:
     if host.issuer_alarms:
         calls = "1 call was" if host.issuer_alarms == 1 else f"{host.issuer_alarms} calls were"
         notes.append(
-            f"{calls} refused whose issuer and origin disagree; a key may be stolen: `wasmhost logs {host.id[:12]}`"
+            f"{calls} refused whose issuer and origin disagree; a key may be stolen: see `wasmhost events --since 1d`"
         )
     return notes
 
