@@ -53,8 +53,8 @@ class Limits:
     confirm_timeout: float = 10.0
     """For subscribe and unsubscribe, a reconnect in between included."""
     drain_timeout: float = 5.0
-    refused_retry: float = 5.0
-    """Pause before a subscription that the server no longer permits is tried again."""
+    refused_retry: float = 1.0
+    """First pause before a subscription that the server no longer permits is tried again; doubles up to 30 s."""
 
 
 class Connection:
@@ -405,9 +405,11 @@ class Connection:
 
     async def _ask_again(self) -> None:
         """Subscribe again to what the server permitted once and refuses now: permissions change while it runs."""
+        pause = self._limits.refused_retry
         try:
             while refused := [each for each in self._subscriptions.values() if each.confirmed and each.refused]:
-                await asyncio.sleep(self._limits.refused_retry)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 30.0)
                 await self._connected.wait()
                 wire = self._wire
                 if wire is None:
