@@ -24,6 +24,7 @@ from lattice import server_errors
 from lattice.addresses import is_loopback_address
 from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, TooLarge, Unreachable
 from lattice.moving import Move
+from lattice.outbox import Outbox
 from lattice.subscription import Subscription, check_filter
 from lattice.transport import Headers, MessageHandler, Reply, State
 from lattice.waiters import Waiters
@@ -31,10 +32,6 @@ from lattice.wires import Dial, Outgoing, Wire, WireLost
 
 log = structlog.get_logger(__name__)
 
-_FRAME = 64
-"""Bytes counted for the control line of a queued message."""
-_BATCH = 32
-"""Messages that leave before the turn of the loop is over: with hundreds in one turn, the peer can begin meanwhile."""
 _PERMIT = "give the user that permission, or connect as another"
 _LAME_DUCK = "the server is about to end and asks its clients to leave; give them another one of its cluster"
 
@@ -68,19 +65,14 @@ class Connection:
         self._waiters = Waiters(self._loop)
         self._violations = server_errors.ViolationLog()
         self._violation_watchers: list[Callable[[server_errors.Violation], None]] = []
-        self._wire: Wire | None = None
+        self._outbox = Outbox()
         self._leaving: Wire | None = None
         """The wire that was left for the present one, as long as messages may still arrive over it."""
-        self._held = False
         self._known: tuple[str, ...] = ()
         self._max_payload = 1024 * 1024
         self._state = State.RECONNECTING
         self._connected = asyncio.Event()
         self._watchers: list[Callable[[State], None]] = []
-        self._out: list[Outgoing] = []
-        self._out_bytes = 0
-        self._flush_due = False
-        self._unblocking: asyncio.Task[None] | None = None
         self._asking_again: asyncio.Task[None] | None = None
         self._subscriptions: dict[int, Subscription] = {}
         self._last_sid = 0
@@ -95,6 +87,10 @@ class Connection:
             raise self._refusal(inbox)
         inbox.confirmed = True
         self._supervisor = asyncio.create_task(self._supervise(), name="nats connection")
+
+    @property
+    def _wire(self) -> Wire | None:
+        return self._outbox.wire
 
     # -- what is seen from outside ------------------------------------------------------------------------------------
 
@@ -177,7 +173,7 @@ class Connection:
         subscription = self._add(subject, queue, handler)
         try:
             if self._wire is not None:
-                self._write(self._wire)
+                self._outbox.write()
                 self._wire.subscribe(subscription.sid, subject, queue, handler)
             await self._confirm(f"subscription to {subject}")
         except BaseException:
@@ -229,10 +225,11 @@ class Connection:
 
     async def flush(self, timeout: float = 5.0) -> None:
         """See :meth:`lattice.transport.Transport.flush`. Raises Unreachable when the server is lost meanwhile."""
+        await self._outbox.wait_released()
         wire = self._wire
         if wire is None:
             raise self._disconnected("a flush")
-        self._write(wire)
+        self._outbox.write()
         try:
             await wire.barrier(timeout)
         except WireLost:
@@ -242,17 +239,18 @@ class Connection:
 
     async def drain(self) -> None:
         """See :meth:`lattice.transport.Transport.drain`: leave all subjects, send what is queued, close."""
+        await self._outbox.wait_released()
         wire = self._wire
         if wire is not None and self._state is State.CONNECTED:
             with suppress(WireLost, TimeoutError):
                 async with asyncio.timeout(self._limits.drain_timeout):
-                    self._write(wire)
+                    self._outbox.write()
                     for sid, subscription in self._subscriptions.items():
                         if subscription.subject != f"{self._inbox}*":
                             wire.unsubscribe(sid)
                     await wire.barrier(self._limits.drain_timeout)
                     # What the last messages caused was queued while the barrier was on its way.
-                    self._write(wire)
+                    self._outbox.write()
                     await wire.barrier(self._limits.drain_timeout)
         await self.close()
 
@@ -260,10 +258,10 @@ class Connection:
         """Close at once; waiting requests fail with code DISCONNECTED. Repeating it does nothing."""
         if self._state is State.CLOSED:
             return
-        wire, self._wire = self._wire, None
+        wire, self._outbox.wire = self._wire, None
         self._set_state(State.CLOSED)
         self._connected.set()  # wakes whoever waits for it; they look at the state
-        for task in (self._supervisor, self._unblocking, self._asking_again):
+        for task in (self._supervisor, self._asking_again):
             if task is not None:
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
@@ -271,10 +269,9 @@ class Connection:
         self._waiters.fail(self._disconnected)
         self._waiters.close()
         self._subscriptions.clear()
-        if self._out:
-            log.warning("connection.messages_dropped", messages=len(self._out), bytes=self._out_bytes)
-        self._out.clear()
-        self._out_bytes = 0
+        messages, size = await self._outbox.close(self._limits.drain_timeout)
+        if messages:
+            log.warning("connection.messages_dropped", messages=messages, bytes=size)
         if wire is not None:
             await wire.close()
 
@@ -289,48 +286,21 @@ class Connection:
         size = len(headers) + len(payload)
         if size > self._max_payload:
             raise TooLarge(f"message to {subject}: {size} bytes; the NATS server takes {self._max_payload} at most")
-        if self._out_bytes > self._limits.reconnect_buffer:
+        if self._outbox.size > self._limits.reconnect_buffer:
             self._refuse_when_full(subject)
         if self._state is State.CLOSED:
             raise self._disconnected(subject)
-        self._out.append(message)
-        self._out_bytes += size + _FRAME
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
-        elif len(self._out) >= _BATCH:
-            self._flush()
+        self._outbox.put(message, size)
 
     def _refuse_when_full(self, subject: str) -> None:
         if self._wire is None:
             raise self._disconnected(subject)
-        if self._out_bytes > self._limits.send_buffer:
+        if self._outbox.size > self._limits.send_buffer:
             raise Unreachable(
-                f"message to {subject} refused: {self._out_bytes} bytes wait for the NATS server at {self.server}, "
+                f"message to {subject} refused: {self._outbox.size} bytes wait for the NATS server at {self.server}, "
                 "which takes them too slowly",
                 code=Code.OVERLOADED,
             )
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        wire = self._wire
-        if wire is None or not self._out or self._held:
-            return
-        if not wire.congested:
-            self._write(wire)
-        elif self._unblocking is None:
-            self._unblocking = self._loop.create_task(self._flush_when_writable(wire))
-
-    async def _flush_when_writable(self, wire: Wire) -> None:
-        await wire.writable()
-        self._unblocking = None
-        self._flush()
-
-    def _write(self, wire: Wire) -> None:
-        if self._out and not wire.lost.done() and not self._held:
-            out, self._out = self._out, []
-            self._out_bytes = 0
-            wire.write(out)
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
@@ -383,7 +353,7 @@ class Connection:
         if self._subscriptions.pop(subscription.sid, None) is None:
             return
         if self._wire is not None:
-            self._write(self._wire)
+            self._outbox.write()
         wires = [wire for wire in (self._leaving, self._wire) if wire is not None]
         for wire in wires:
             wire.unsubscribe(subscription.sid)
@@ -455,7 +425,7 @@ class Connection:
                 wire.subscribe(subscription.sid, subscription.subject, subscription.queue, subscription.handler)
             await wire.barrier(self._limits.confirm_timeout)
         except BaseException as error:
-            self._wire = None
+            self._outbox.wire = None
             await wire.close()
             if isinstance(error, WireLost) and server_errors.refuses_user(str(error)):
                 raise NotAuthorized(f"the NATS server at {wire.server} does not keep this user: {error}") from error
@@ -466,12 +436,12 @@ class Connection:
             raise
         self._set_state(State.CONNECTED)
         self._connected.set()
-        self._flush()
+        self._outbox.flush()
 
     def _adopt(self, wire: Wire) -> None:
         self._known = _servers(wire)
         self._max_payload = wire.max_payload
-        self._wire = wire
+        self._outbox.wire = wire
 
     async def _supervise(self) -> None:
         while self._wire is not None:
@@ -521,8 +491,7 @@ class Connection:
         try:
             await move.subscribe(self._subscriptions.values())
             # What was sent over the old wire has arrived before anything leaves over the new one.
-            self._write(old)
-            self._held = True
+            self._outbox.hold()
             with suppress(WireLost, TimeoutError):
                 await old.barrier(self._limits.retry_max)
             move.catch_up(self._subscriptions.values())
@@ -532,10 +501,9 @@ class Connection:
             log.info("connection.not_moved", server=new.server, reason=str(error) or "it does not answer")
             return False
         finally:
-            self._held = False
+            self._outbox.release()
             if self._wire is not new:
                 await new.close()
-        self._flush()
         try:
             await move.leave_old()
         finally:
@@ -552,12 +520,11 @@ class Connection:
 
     def _lose(self, wire: Wire, reason: str) -> None:
         self._known = _servers(wire)  # some may have joined since
-        self._wire = None
+        self._outbox.wire = None
         self._connected.clear()
         self._set_state(State.RECONNECTING)
         # A request that was never written is dropped like those in flight: its caller hears of a failure now.
-        self._out = [message for message in self._out if not message.is_request]
-        self._out_bytes = sum(len(m.headers) + len(m.payload) + _FRAME for m in self._out)
+        self._outbox.drop_requests()
         failed = self._waiters.fail(self._disconnected)
         log.warning("connection.lost", server=wire.server, reason=reason, requests_failed=failed)
 
