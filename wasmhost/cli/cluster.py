@@ -221,7 +221,9 @@ def revoke_provider(app: App, provider: str, link_name: str) -> None:
     if app.output.json:
         app.output.document({"provider_id": key, "link_name": link_name, "generation": number})
     else:
-        app.output.text(f"revoked the key of provider {key} on {link_name}; its {number + 1}. key is in use")
+        app.output.text(
+            f"revoked the key of provider {key} on {link_name}; it has another one now (generation {number})"
+        )
 
 
 async def _lags(session: Session, host: HostPing, which: tuple[str, str], number: int) -> bool:
