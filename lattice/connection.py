@@ -87,7 +87,7 @@ async def connect(options: ConnectOptions) -> Connection:
         await connection.open()
     except BaseException as error:
         await connection.close()
-        refused = isinstance(error, Unreachable | NotAuthorized)
+        refused = connection.server and isinstance(error, Unreachable | NotAuthorized)
         if refused and (ended := _expiry(login(options))) and ended not in str(error):
             # In its last second a token is let in and put out at once.
             raise NotAuthorized(f"{error}; {ended}") from error
@@ -143,7 +143,7 @@ async def _dial(options: ConnectOptions, url: str, on_error: Callable[[str], Non
 
 def _refuse_openness(wire: Wire, url: str, who: Login) -> None:
     """Raise NotAuthorized where whoever reaches the server may do what we do."""
-    if addresses.is_loopback_address(wire.peer) or (wire.auth_required and (who.seed or _has_user(url))):
+    if wire.local or (wire.auth_required and (who.seed or _has_user(url))):
         return
     if wire.verifies_clients:
         return

@@ -47,6 +47,8 @@ class SecureClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self.secure = False
+        self.tls_by_address = False
+        """A WebSocket over TLS, whose streams are not seen here."""
 
     @property
     def socket(self) -> Any:
@@ -56,7 +58,7 @@ class SecureClient(Client):
     @property
     def encrypted(self) -> bool:
         writer = self.socket
-        return writer is None or writer.get_extra_info("ssl_object") is not None
+        return self.tls_by_address if writer is None else writer.get_extra_info("ssl_object") is not None
 
     def note_tls(self) -> None:
         """Tell asyncio that its stream speaks TLS, which nats-py began behind its back: else each end is warned of."""
@@ -78,6 +80,7 @@ class _NatsWire:
         self._on_error = on_error
         self._client = client
         client.secure = secure
+        client.tls_by_address = url.startswith("wss://")
         self.server = addresses.without_login(url)
         self.last_error: Exception | None = None
         self._opened = False
@@ -114,13 +117,17 @@ class _NatsWire:
 
     @property
     def encrypted(self) -> bool:
-        return self._client.socket is not None and self._client.encrypted
+        return self._client.encrypted
 
     @property
     def peer(self) -> str:
         writer = self._client.socket
         peer = writer.get_extra_info("peername") if writer is not None else None
         return str(peer[0]) if isinstance(peer, tuple) else ""
+
+    @property
+    def local(self) -> bool:
+        return addresses.is_loopback_address(self.peer) if self.peer else addresses.is_loopback(self._url)
 
     @property
     def _info(self) -> dict[str, Any]:

@@ -21,7 +21,6 @@ import structlog
 
 from lattice import headers as header_block
 from lattice import server_errors
-from lattice.addresses import is_loopback_address
 from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, TooLarge, Unreachable
 from lattice.moving import Move
 from lattice.outbox import Outbox
@@ -84,7 +83,10 @@ class Connection:
         await self._attach(await self._dial((), self._on_error))
         if inbox.refused:
             await self.close()
-            raise self._refusal(inbox)
+            raise NotAuthorized(
+                f"the NATS server at {self.server} does not permit this user to subscribe to {inbox.subject}; "
+                "give it that permission, or set the inbox prefix that it has, see docs/security.md"
+            )
         inbox.confirmed = True
         self._supervisor = asyncio.create_task(self._supervise(), name="nats connection")
 
@@ -125,7 +127,7 @@ class Connection:
     @property
     def local(self) -> bool:
         """Whether the server is on this machine, by the address of the socket."""
-        return self._wire is not None and is_loopback_address(self._wire.peer)
+        return self._wire is not None and self._wire.local
 
     @property
     def requests_waiting(self) -> int:

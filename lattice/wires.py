@@ -52,8 +52,8 @@ class Wire(Protocol):
     def encrypted(self) -> bool: ...
 
     @property
-    def peer(self) -> str:
-        """The server's IP address as the socket has it; empty where that is not known."""
+    def local(self) -> bool:
+        """The server is on this machine, by the address of the socket; where that is not known, by its name."""
 
     @property
     def lost(self) -> asyncio.Future[str]:

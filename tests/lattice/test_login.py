@@ -139,6 +139,9 @@ async def test_a_server_without_tls_learns_no_password_where_tls_is_demanded(tmp
     try:
         with pytest.raises(Unreachable, match=r"no TLS connection to .* does not speak it"):
             await opened(ConnectOptions(url=f"tls://me:secret@127.0.0.1:{port}"), internals=internals)
+        token, seed = Operator().user(expires=time.time() - 100)
+        with pytest.raises(Unreachable, match=r"no TLS connection to .* does not speak it"):
+            await opened(ConnectOptions(url=f"tls://127.0.0.1:{port}", user_jwt=token, seed=seed), internals=internals)
         assert bytes(heard) == b""
     finally:
         server.close()
