@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -248,6 +248,8 @@ def resolve(
     if rpc == _Settings({}).rpc_bundle():
         rpc = Bundle() if both else settings.rpc_bundle()
     rpc_who = settings.login(rpc)
+    if rpc.tls and not rpc.nats_url and not rpc_who.seed:  # another certificate for the same user
+        rpc, rpc_who = replace(rpc, credentials=login.credentials if login else ""), who
     context = Context(
         nats_url=url,
         lattice=name or subjects.DEFAULT_LATTICE,
@@ -255,13 +257,13 @@ def resolve(
         user_jwt=who.jwt,
         user_seed=who.seed,
         credentials=login.credentials if login else "",
-        tls=first("tls") or SYSTEM_TLS,
+        tls=_tls_of(sources),
         inbox_prefix=first("inbox_prefix"),
         rpc_url=rpc.nats_url or (url if rpc_who.seed or rpc_who.jwt or rpc.tls else ""),
         rpc_jwt=rpc_who.jwt,
         rpc_seed=rpc_who.seed,
         rpc_credentials=rpc.credentials,
-        rpc_tls=rpc.tls or first("tls") or SYSTEM_TLS,
+        rpc_tls=_tls_of([rpc, *sources]),
         cluster_seed=first("cluster_seed"),
         js_domain=words.first("WASMCLOUD_JS_DOMAIN") or settings.first("WASMCLOUD_JS_DOMAIN"),
         timeout=words.seconds("WASMCLOUD_CTL_TIMEOUT_MS")
@@ -277,6 +279,17 @@ def resolve(
     if problems := words.problems + settings.problems:
         raise ContextError("\n".join(problems))
     return context
+
+
+def _tls_of(sources: Sequence[Bundle]) -> TlsFiles:
+    """Each file from the nearest source that names it; a certificate and its key are one."""
+    pair = next((one.tls for one in sources if one.tls.certificate or one.tls.key), SYSTEM_TLS)
+    return TlsFiles(
+        ca=next((one.tls.ca for one in sources if one.tls.ca), ""),
+        certificate=pair.certificate,
+        key=pair.key,
+        name=next((one.tls.name for one in sources if one.tls.name), ""),
+    )
 
 
 class _Settings:

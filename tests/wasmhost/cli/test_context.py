@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lattice.login import TlsFiles
 from wasmhost.cli.classic import completed
 from wasmhost.context import ContextError, UpRecord, process_ticks, resolve
 
@@ -119,3 +120,40 @@ def test_classic_flags_come_before_variables_and_name_the_whole_connection() -> 
     typed = completed({"WASMCLOUD_RPC_HOST": "near", "WASMCLOUD_RPC_PORT": "6000"}, environ)
     assert resolve(environ=environ, typed=typed).rpc_url == "nats://near:6000"
     assert resolve(environ=environ, typed=typed, nats_url="nats://other").nats_url == "nats://other"
+
+
+def test_commands_beside_an_up_use_its_credentials_and_its_tls(tmp_path: Path) -> None:
+    creds = tmp_path / "user.creds"
+    creds.write_text("-----BEGIN NATS USER JWT-----\neyJ0\n-----BEGIN USER NKEY SEED-----\nSUAB\n")
+    tls = TlsFiles(ca="/ca.pem", certificate="/me.pem", key="/me.key")
+    record = UpRecord(
+        pid=os.getpid(),
+        nats_url="tls://127.0.0.1:7777",
+        lattice="mine",
+        credentials=str(creds),
+        tls=tls,
+        inbox_prefix="_INBOX_me",
+    )
+    record.write(tmp_path)
+    assert UpRecord.read(tmp_path) == record
+    options = resolve(environ={}, record=UpRecord.read(tmp_path)).options("test")
+    assert (options.credentials, options.tls, options.inbox_prefix) == (str(creds), tls, "_INBOX_me")
+    elsewhere = resolve(environ={}, record=record, nats_url="nats://other:1").options("test")
+    assert (elsewhere.credentials, elsewhere.tls, elsewhere.inbox_prefix) == ("", TlsFiles(), "_INBOX")
+
+
+def test_each_tls_file_is_that_of_the_nearest_source_a_key_that_of_its_certificate() -> None:
+    environ = {
+        "WASMHOST_NATS_TLS_CA": "/env-ca.pem",
+        "WASMHOST_NATS_TLS_CERT": "/env.pem",
+        "WASMHOST_CTL_TLS_KEY": "/env.key",
+        "WASMHOST_RPC_TLS_CERT": "/rpc.pem",
+        "WASMCLOUD_RPC_HOST": "rpc",
+    }
+    context = resolve(environ=environ, tls=TlsFiles(ca="/flag-ca.pem"))
+    assert context.tls == TlsFiles(ca="/flag-ca.pem", certificate="/env.pem", key="/env.key")
+    assert context.rpc_tls == TlsFiles(ca="/flag-ca.pem", certificate="/rpc.pem")
+    assert resolve(environ=environ, tls=TlsFiles(certificate="/flag.pem")).tls.key == ""
+    del environ["WASMCLOUD_RPC_HOST"]
+    same = resolve(environ=environ | {"WASMCLOUD_CTL_JWT": "J", "WASMCLOUD_CTL_SEED": "S"})
+    assert (same.rpc_url, same.rpc_jwt, same.rpc_seed) == (same.nats_url, "J", "S"), "for the same user"
