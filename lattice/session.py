@@ -24,6 +24,7 @@ from lattice import server_errors
 from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, TooLarge, Unreachable
 from lattice.moving import Move
 from lattice.outbox import Outbox
+from lattice.standstill import Standstill
 from lattice.subscription import Subscription, check_filter
 from lattice.transport import Headers, MessageHandler, Reply, State
 from lattice.waiters import Waiters
@@ -76,6 +77,7 @@ class Connection:
         self._subscriptions: dict[int, Subscription] = {}
         self._last_sid = 0
         self._supervisor: asyncio.Task[None] | None = None
+        self._standstill = Standstill(self.flush)
 
     async def open(self) -> None:
         """Dial the first wire, once; afterwards the connection keeps itself alive until it is closed."""
@@ -89,6 +91,7 @@ class Connection:
             )
         inbox.confirmed = True
         self._supervisor = asyncio.create_task(self._supervise(), name="nats connection")
+        self._standstill.start()
 
     @property
     def _wire(self) -> Wire | None:
@@ -225,6 +228,10 @@ class Connection:
             self._waiters.discard(token)
         return gathered.replies
 
+    def behind(self) -> float:
+        """See :meth:`lattice.transport.Transport.behind`."""
+        return self._standstill.behind()
+
     async def flush(self, timeout: float = 5.0) -> None:
         """See :meth:`lattice.transport.Transport.flush`. Raises Unreachable when the server is lost meanwhile."""
         await self._outbox.wait_released()
@@ -262,6 +269,7 @@ class Connection:
             return
         wire, self._outbox.wire = self._wire, None
         self._set_state(State.CLOSED)
+        self._standstill.stop()
         self._connected.set()  # wakes whoever waits for it; they look at the state
         for task in (self._supervisor, self._asking_again):
             if task is not None:

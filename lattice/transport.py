@@ -78,6 +78,9 @@ class Transport(Protocol):
     async def gather(self, subject: str, payload: bytes, *, timeout: float) -> list[Reply]:
         """Send and collect every reply that arrives within ``timeout`` seconds; empty when nobody listens."""
 
+    def behind(self) -> float:
+        """Seconds for which a message that is handled now may have waited here; 0 unless this process stood still."""
+
     async def flush(self, timeout: float = 5.0) -> None:
         """Return when the server has processed everything published before."""
 

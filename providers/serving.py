@@ -20,6 +20,7 @@ from lattice.errors import Code, LatticeError, MalformedMessage, NotLinked, Over
 from lattice.hostdata import HostData
 from lattice.invocation import Invocation, InvocationResponse
 from lattice.links import LinkDefinition
+from lattice.standstill import stood_still
 from lattice.transport import Headers, Subscription, Transport
 from lattice.verify import ReplayWindow, verify_chunked, verify_invocation
 from providers.linkbook import LinkBook, LinkState, LinkStatus
@@ -186,6 +187,8 @@ class Service:
         remaining = min(rpc.remaining(headers, self._timeout + more), MOST_SECONDS)
         if remaining <= 0:
             raise Unreachable("the caller gave up", code=Code.TIMED_OUT)
+        if (behind := self._transport.behind()) >= remaining:
+            raise stood_still(f"the provider of {self._contract}", behind)
         if len(self._tasks) >= MOST_CALLS:
             raise Overloaded(f"{self._contract}: {MOST_CALLS} calls are running")
         return remaining

@@ -19,6 +19,7 @@ from lattice.chunks import EXTRA_TIME, Chunks, Digest
 from lattice.errors import Code, LatticeError, MalformedMessage, Overloaded, TooLarge, Unreachable
 from lattice.invocation import Invocation, InvocationResponse
 from lattice.rpc import failure, remaining, respond, store_answer
+from lattice.standstill import stood_still
 from lattice.transport import Headers, Subscription, Transport
 from wasmhost import call_log
 from wasmhost.admission import Admission
@@ -205,6 +206,8 @@ class Inbound:
         allowed = min(remaining(headers, self._default_timeout + more), self._longest_timeout + more)
         if allowed <= 0:
             raise Unreachable("the caller had given up before the call began", code=Code.TIMED_OUT)
+        if (behind := self._transport.behind()) >= allowed:
+            raise stood_still("this host", behind)
         if (refusal := self._actor.pool.refusal(size, allowed)) is not None:
             raise refusal  # under overload most calls end here
         return allowed

@@ -35,6 +35,7 @@ NOT_DONE = (
     "requests are waiting",
     "unlinked actor",
     "not running",
+    "nothing was done",
 )
 """Parts of reasons that say that nothing was done."""
 
