@@ -14,7 +14,7 @@ from lattice.control import ActorDescription, Inventory
 from lattice.errors import LatticeError
 from lattice.events import Event
 from wasmhost.cli.failures import start_failure
-from wasmhost.cli.moving.steps import Moved, goes_on, step
+from wasmhost.cli.moving.steps import Moved, goes_on, require_ours, step
 from wasmhost.cli.problems import Problem
 from wasmhost.cli.session import Session
 from wasmhost.moving import Annotations, Part, count_of, find_actor, lacking, parts
@@ -26,6 +26,7 @@ async def move_actor(session: Session, actor_id: str, source: Inventory, target:
     moving = parts(source.host_id, here, there)
     known = here or there
     assert known is not None and moving, "the caller found it on one of them"
+    await require_ours(session, target)
     move = _Move(session, known, source.host_id, target.host_id)
     name = known.name or known.image_ref or actor_id
     if missing := lacking(target, [part.annotations for part in moving]):

@@ -14,7 +14,7 @@ from lattice.errors import Code, LatticeError, Unreachable
 from lattice.events import Event
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.failures import start_failure
-from wasmhost.cli.moving.steps import DRAIN_TIMEOUT, Moved, goes_on, step
+from wasmhost.cli.moving.steps import DRAIN_TIMEOUT, Moved, goes_on, require_ours, step
 from wasmhost.cli.problems import Problem
 from wasmhost.cli.session import Session
 from wasmhost.moving import find_provider, lacking
@@ -33,6 +33,7 @@ async def move_provider(
 ) -> Moved:
     """Move a provider of ``source``. Raises Problem, and it goes on where it was if the other host fails it."""
     name = provider.name or provider.image_ref or provider.id
+    await require_ours(session, target)
     _check(provider, name, target, force=force)
     begun = time.monotonic()
     started = find_provider(target, provider.id, provider.link_name) is None

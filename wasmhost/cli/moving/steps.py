@@ -94,6 +94,19 @@ async def step(
             ) from None
 
 
+async def require_ours(session: Session, target: Inventory) -> None:
+    """Refuse a host of another maker as the one to move to.
+
+    The Elixir hosts leave annotations unread, so that what arrives could not be told from what had been there; none of
+    them opens a sealed configuration.
+    """
+    if not any(host.id == target.host_id and host.guests for host in await session.hosts()):
+        raise Problem(
+            f"{target.friendly_name} is a host of another maker, which moves cannot end at",
+            hint="start it there with `wasmhost start`, then stop it here with `wasmhost stop`",
+        )
+
+
 def goes_on(problem: Exception, *, what: str, source: Inventory, target: Inventory) -> Problem:
     """A failure on the other host, told with what it means: nothing has changed here."""
     known = from_error(problem) or Problem(str(problem))
