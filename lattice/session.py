@@ -32,6 +32,9 @@ from lattice.wires import Dial, Outgoing, Wire, WireLost
 
 log = structlog.get_logger(__name__)
 
+_REMIND = 60.0
+"""Seconds between two warnings of the same refusal while reconnecting."""
+
 _PERMIT = "give the user that permission, or connect as another"
 _LAME_DUCK = "the server is about to end and asks its clients to leave; give them another one of its cluster"
 
@@ -542,6 +545,7 @@ class Connection:
         """Dial until it works; returns the number of rounds that took."""
         pause = self._limits.retry_min
         rounds = 0
+        told, told_at = "", 0.0
         while True:
             rounds += 1
             # The jitter keeps the clients of a restarted server from arriving all at once.
@@ -549,8 +553,13 @@ class Connection:
             try:
                 await self._attach(await self._dial(self._known, self._on_error))
             except LatticeError as error:
-                level = log.debug if isinstance(error, Unreachable) else log.warning
-                level("connection.retry", round=rounds, error=str(error))
+                # What somebody has to mend is said when it is new, and now and then again.
+                new = str(error) != told or self._loop.time() - told_at > _REMIND
+                if new and not isinstance(error, Unreachable):
+                    told, told_at = str(error), self._loop.time()
+                    log.warning("connection.retry", round=rounds, error=told)
+                else:
+                    log.debug("connection.retry", round=rounds, error=str(error))
             else:
                 return rounds
             pause = min(pause * 2, self._limits.retry_max)

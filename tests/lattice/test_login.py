@@ -162,6 +162,9 @@ async def test_a_renewed_credentials_file_is_taken_at_the_next_connection(tmp_pa
                 await eventually(refusals, timeout=15)
                 assert connection.state is State.RECONNECTING
                 assert refusals()[0]["log_level"] == "warning"
+                await eventually(lambda: len(refusals()) > 5, timeout=10)
+                warned = [entry["error"] for entry in refusals() if entry["log_level"] == "warning"]
+                assert len(warned) == len(set(warned)) < 4, "each once"
                 with pytest.raises(NotAuthorized, match=r"expired on .* UTC: get a new one"):
                     await opened(ConnectOptions(url=server.url, credentials=str(creds)), internals=internals)
                 write_credentials(creds, *operator.user(seed=seed))
