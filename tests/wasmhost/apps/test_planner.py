@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lattice.inventory import ActorDescription, InstanceDescription, Inventory, ProviderDescription
 from lattice.links import LinkDefinition, LinkTable
+from wasmhost import moving
 from wasmhost.apps.application import (
     ActorComponent,
     Application,
@@ -412,3 +413,13 @@ def test_the_labels_of_a_spread_stay_with_what_it_places() -> None:
     (command,) = plan([app], images(app), Observed(HOSTS, LinkTable()))
     assert isinstance(command, ScaleActor)
     assert command.annotations["wasmhost/constraint.zone"] == "west"
+
+
+def test_instances_that_are_arriving_from_another_host_are_left_alone() -> None:
+    known = images(ECHO)
+    running = carry_out(plan([ECHO], known, TWO), TWO)
+    (entry,) = running.hosts[0].actors
+    marked = {**entry.instances[0].annotations, moving.MARK: "N1:1"}
+    arriving = replace(entry, instances=[replace(entry.instances[0], annotations=marked)])
+    there = replace(running.hosts[1], actors=(arriving,))
+    assert plan([ECHO], known, replace(running, hosts=[running.hosts[0], there])) == []
