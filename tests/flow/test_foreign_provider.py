@@ -58,7 +58,7 @@ def test_from_a_program_to_an_application_and_back(tmp_path: Path, env: dict[str
     wasmhost("link", "put", "asker", "Classic", "test:contract", "greeting=goodbye")
     assert wasmhost("call", "asker", "Test.Call")["result"] == {"greeting": "goodbye"}
 
-    assert "already running" in wasmhost("start", "provider", "./classic.par.gz", code=5)["error"]
+    assert "runs already" in wasmhost("start", "provider", "./classic.par.gz", code=5)["error"]
     second = wasmhost("start", "provider", "classic.par.gz", "--link-name", "second")
     assert (second["provider_id"], second["state"]) == (packed["provider_id"], "ready")
     assert "there is no file" in wasmhost("start", "provider", "none.par", code=3)["error"]

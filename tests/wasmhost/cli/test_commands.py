@@ -129,7 +129,7 @@ def test_an_actor_is_started_called_scaled_and_stopped(host: str, wasmhost: Wasm
     assert "3 instances" in wasmhost("scale", "actor", "echo", "3").out
     assert wasmhost("get", "actors", "-o", "json").json["actors"][0]["instances"] == 3
     assert "stopped Echo" in wasmhost("stop", "actor", "echo").out
-    assert wasmhost("get", "actors", "-o", "json").json == {"actors": []}
+    assert wasmhost("get", "actors", "-o", "json").json == {"actors": [], "halted": []}
     assert "no actor 'echo'" in wasmhost("stop", "actor", "echo", code=3).err
     assert "no host runs actor" in wasmhost("call", started["actor_id"], "Any.Thing", code=3).err
 
@@ -159,7 +159,7 @@ def test_an_actor_is_updated_and_what_cannot_take_over_is_refused(
 def test_scaling_to_nothing_stops_the_actor(host: str, wasmhost: Wasmhost, clean: None) -> None:
     wasmhost("start", "actor", str(ECHO))
     assert "0 instances" in wasmhost("scale", "actor", "echo", "0").out
-    assert wasmhost("get", "actors", "-o", "json").json == {"actors": []}
+    assert wasmhost("get", "actors", "-o", "json").json == {"actors": [], "halted": []}
 
 
 def test_an_error_of_the_actor_is_told_apart_from_a_refusal(host: str, wasmhost: Wasmhost, clean: None) -> None:
@@ -208,7 +208,7 @@ def test_a_port_in_use_fails_the_command_that_caused_it_and_shows_in_get_provide
 
 def test_providers_start_once_and_their_end_is_seen(host: str, wasmhost: Wasmhost, clean: None) -> None:
     wasmhost("start", "provider", "bundled:keyvalue")
-    assert "already running" in wasmhost("start", "provider", "bundled:keyvalue", code=5).err
+    assert "runs already" in wasmhost("start", "provider", "bundled:keyvalue", code=5).err
     claims_known = wasmhost("get", "claims", "-o", "json").json["claims"]
     assert "wasmcloud:keyvalue" in [entry["contract_id"] for entry in claims_known]
     assert "stopped" in wasmhost("stop", "provider", "bundled:keyvalue").out

@@ -338,7 +338,7 @@ async def test_a_program_changed_under_the_host_is_not_started_again(room: Room,
 
 
 async def test_a_provider_whose_claims_expire_is_stopped(room: Room, tmp_path: Path) -> None:
-    reference = pack(tmp_path, classic(), expires=int(time.time()) + 2)
+    reference = pack(tmp_path, classic(), expires=int(time.time()) + 5)
     provider = await room.supervisor.start(reference)
     await room.events.wait("provider_started", public_key=PROVIDER)
     pid = provider.pid
