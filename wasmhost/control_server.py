@@ -8,7 +8,6 @@ events and in the inventory.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ import structlog
 from lattice import subjects
 from lattice.control import Ack, Encoding, decode_body, encode_reply, encoding_of
 from lattice.errors import Code, LatticeError, Overloaded, TooLarge
+from lattice.subscribing import subscribe_all, unsubscribe_all
 from lattice.transport import Headers, Subscription, Transport
 from wasmhost.actors import ActorRegistry
 from wasmhost.answers import Answer, Answers, has_raw_body, ignores_body, is_gathered
@@ -97,7 +97,7 @@ class ControlServer:
     async def start(self) -> None:
         """Subscribe to everything; requests may arrive from here on."""
         control, host = self._control, self._host_id
-        for subject, queue in (
+        wanted = (
             (control.get_host_pattern(host), ""),
             (control.get_pattern(), control.get_queue()),
             (control.get_config_pattern(), control.get_config_queue()),
@@ -107,15 +107,14 @@ class ControlServer:
             (control.labels_pattern(host), ""),
             (control.auction_pattern(), ""),
             (control.registries_put(), ""),
-            (control.ping_hosts(), ""),  # last: who answers a ping takes commands
-        ):
-            self._subscriptions.append(await self._transport.subscribe(subject, self._on_message, queue=queue))
+        )
+        self._subscriptions += await subscribe_all(self._transport, wanted, self._on_message)
+        # last: who answers a ping takes commands
+        self._subscriptions.append(await self._transport.subscribe(control.ping_hosts(), self._on_message))
 
     async def close(self) -> None:
         """Take no more requests, and give up the commands that are still at work."""
-        for subscription in self._subscriptions:
-            with contextlib.suppress(LatticeError):
-                await subscription.unsubscribe()
+        await unsubscribe_all(self._subscriptions)
         self._subscriptions.clear()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=0.5)

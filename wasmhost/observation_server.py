@@ -15,6 +15,7 @@ from lattice import subjects
 from lattice.control import Ack, Encoding, decode_body, encoding_of
 from lattice.errors import LatticeError
 from lattice.observation import EventsRequest, ObserveRequest
+from lattice.subscribing import subscribe_all, unsubscribe_all
 from lattice.transport import Headers, Subscription, Transport
 from wasmhost.budget import Budget
 from wasmhost.event_book import EventBook
@@ -56,14 +57,12 @@ class ObservationServer:
     async def start(self) -> None:
         """Subscribe; returns when the server knows it."""
         control = self._control
-        for subject in (control.observe_calls(), control.observe_logs(), control.observe_events()):
-            self._subscriptions.append(await self._transport.subscribe(subject, self._on_message))
+        wanted = [(s, "") for s in (control.observe_calls(), control.observe_logs(), control.observe_events())]
+        self._subscriptions += await subscribe_all(self._transport, wanted, self._on_message)
 
     async def close(self) -> None:
         """Serve nobody any more."""
-        for subscription in self._subscriptions:
-            with contextlib.suppress(LatticeError):
-                await subscription.unsubscribe()
+        await unsubscribe_all(self._subscriptions)
         self._subscriptions.clear()
         self._spies.close()
         self._book.close()
