@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.support.processes import ROOT, Running, run
 from tests.support.redis import RedisServer
 
 Start = Callable[..., Running]
+PROVIDERS = ("bundled:httpserver", "bundled:keyvalue-redis")
 COUNTER = ROOT / "actors" / "kvcounter" / "kvcounter_s.wasm"
 
 
@@ -70,6 +72,12 @@ class Fleet:
         done = run(list(arguments), env=self.env)
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
 
+    def do_all(self, commands: Iterable[Sequence[str]]) -> None:
+        """Run commands at the same time; each must succeed."""
+        with ThreadPoolExecutor() as several:
+            for _ in several.map(lambda command: self.do(*command), list(commands)):
+                pass
+
     def ask(self, *arguments: str) -> Any:
         """What a command that must succeed says as JSON."""
         done = run([*arguments, "-o", "json"], env=self.env)
@@ -86,21 +94,20 @@ class Fleet:
 
     def start_providers(self, host: str) -> None:
         """HTTP server and Redis provider, on the host of that name or id."""
-        for provider in ("bundled:httpserver", "bundled:keyvalue-redis"):
-            self.do("start", "provider", provider, "--host", host)
+        self.do_all(("start", "provider", provider, "--host", host) for provider in PROVIDERS)
 
     def put_links(self, **http_values: str) -> None:
         """Link the counter to both; ``http_values`` go into the link to the HTTP server beside its address."""
         address, url = f"address=127.0.0.1:{self.http_port}", f"URL=redis://{self.redis.address}/"
         more = [f"{name}={value}" for name, value in http_values.items()]
-        self.do("link", "put", "kvcounter", "bundled:httpserver", "wasmcloud:httpserver", address, *more)
-        self.do("link", "put", "kvcounter", "bundled:keyvalue-redis", "wasmcloud:keyvalue", url)
+        to_http = ("link", "put", "kvcounter", "bundled:httpserver", "wasmcloud:httpserver", address, *more)
+        to_redis = ("link", "put", "kvcounter", "bundled:keyvalue-redis", "wasmcloud:keyvalue", url)
+        self.do_all((to_http, to_redis))
 
     def start_counter(self, *hosts: str, providers_on: str = "", **http_values: str) -> None:
         """The counter on each of ``hosts``, its providers on the first of them; returns once it answers over HTTP."""
-        self.start_providers(providers_on or hosts[0])
-        for host in hosts:
-            self.do("start", "actor", str(COUNTER), "--host", host)
+        starts = [("start", "provider", provider, "--host", providers_on or hosts[0]) for provider in PROVIDERS]
+        self.do_all(starts + [("start", "actor", str(COUNTER), "--host", host) for host in hosts])
         self.put_links(**http_values)
         self.wait_until_it_answers()
 
