@@ -212,7 +212,7 @@ def test_providers_start_once_and_their_end_is_seen(host: str, wasmhost: Wasmhos
     claims_known = wasmhost("get", "claims", "-o", "json").json["claims"]
     assert "wasmcloud:keyvalue" in [entry["contract_id"] for entry in claims_known]
     assert "stopped" in wasmhost("stop", "provider", "bundled:keyvalue").out
-    assert wasmhost("get", "providers", "-o", "json").json == {"providers": []}
+    assert wasmhost("get", "providers", "-o", "json").json == {"providers": [], "halted": []}
     assert "no provider 'bundled:keyvalue'" in wasmhost("stop", "provider", "bundled:keyvalue", code=3).err
     assert "did you mean bundled:keyvalue?" in wasmhost("start", "provider", "bundled:keyvlaue", code=3).err
 
