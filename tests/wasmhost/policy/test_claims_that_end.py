@@ -128,7 +128,7 @@ async def test_renewed_claims_take_over_live_with_the_same_revision(
 ) -> None:
     async with Host(config) as host:
         module = KeyPair.generate(Role.MODULE)
-        wasm = actors.signed(actors.ECHO, module=module, revision=4, expires=soon(4))
+        wasm = actors.signed(actors.ECHO, module=module, revision=4, expires=soon(8))
         reference = actors.write(tmp_path, wasm)
         await host.actors.launch(reference, 2)
         with pytest.raises(LatticeError, match="not newer than the running 4"):
@@ -151,7 +151,9 @@ async def test_renewed_claims_take_over_live_with_the_same_revision(
         path = str(tmp_path / "actor_s.wasm")
         assert await asyncio.to_thread(run, ["update", "actor", module.public, path]) == 0
         assert host.actors.running_claims()[0].expires is not None
-        await asyncio.sleep(soon(5) - time.time())  # the old claims have ended by now
+        ended = read_actor(wasm).expires
+        assert ended is not None
+        await asyncio.sleep(max(0.0, ended + 1 - time.time()))
         assert not calling.done() and answered > 10
         calling.cancel()
         assert events.named("claims_refused") == []
@@ -162,7 +164,7 @@ async def test_a_provider_whose_claims_end_is_stopped_and_shown(
     config: HostConfig, events: EventLog, tmp_path: Path
 ) -> None:
     async with Host(config) as host:
-        reference = pack(tmp_path, b"#!/bin/sh\nexec sleep 60\n", name="short.par", expires=soon())
+        reference = pack(tmp_path, b"#!/bin/sh\nexec sleep 60\n", name="short.par", expires=soon(5))
         provider = await host.providers.start(reference)
         await eventually(lambda: provider.pid is not None)
         pid = provider.pid
