@@ -63,6 +63,23 @@ async def test_changes_of_one_key_by_several_hosts_at_once_are_all_counted(opene
     await until(lambda: all(host.get("n") == b"9" for host in hosts))
 
 
+async def test_a_lost_bucket_is_filled_again_from_what_the_hosts_know(opened: Open, lattice: str) -> None:
+    one, two = await opened(), await opened()
+    told: list[tuple[str, bytes | None]] = []
+    await one.put("revoked.a", b"1")
+    await one.put("revoked.b", b"2")
+    await one.delete("revoked.b")
+    await until(lambda: dict(two.entries()) == {"revoked.a": b"1"})
+    two.on_change("", lambda key, value: told.append((key, value)))
+    connection = one._connection
+    await connection.request(f"$JS.API.STREAM.DELETE.KV_{subjects.state_bucket(lattice)}", b"", timeout=5)
+    await one.put("revoked.c", b"3")  # makes the bucket again
+    await until(lambda: dict(two.entries()) == {"revoked.a": b"1", "revoked.c": b"3"}, timeout=20)
+    late = await opened()
+    await until(lambda: dict(late.entries()) == {"revoked.a": b"1", "revoked.c": b"3"}, timeout=20)
+    assert told == [("revoked.a", b"1"), ("revoked.c", b"3")], "nothing was ever told as deleted"
+
+
 async def test_a_callback_that_breaks_neither_ends_the_watch_nor_keeps_others_from_hearing(opened: Open) -> None:
     one, two = await opened(), await opened()
     heard: list[str] = []
