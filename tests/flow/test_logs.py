@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import re
@@ -28,6 +29,7 @@ MARK = "Wq7Payload"
 """Stands in everything that a caller sends: paths, queries, headers, bodies, keys, error texts."""
 _SEED = re.compile(rb"(?<![A-Z2-7])S[ACMNOUVX][A-Z2-7]{56}(?![A-Z2-7])")
 _TOKEN = re.compile(rb"eyJ[A-Za-z0-9_+/=-]{16,}")
+_CERTIFICATE = re.compile(rb"eyJ[A-Za-z0-9_-]+\.(eyJ[A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
 
 QUOTING = actors.module("""
   (func (export "__guest_call") (param $op i32) (param $len i32) (result i32)
@@ -80,6 +82,16 @@ def findings(where: str, data: bytes, seeds: tuple[str, ...], tokens: bool = Tru
         at = data.lower().index(MARK.lower().encode())
         found.append(data[max(0, at - 200) : at + 40])
     return [Found(where, each) for each in found]
+
+
+def without_certificates(data: bytes) -> bytes:
+    """Without delegation tokens, which say in public which key signs for a provider, and are of no use without it."""
+
+    def blot(found: re.Match[bytes]) -> bytes:
+        body = json.loads(base64.urlsafe_b64decode(found[1] + b"=="))
+        return b"" if body["wascap"].get("valid_signers") else found[0]
+
+    return _CERTIFICATE.sub(blot, data)
 
 
 def stored(home: Path) -> Iterator[tuple[Path, bytes]]:
@@ -161,6 +173,8 @@ def test_up_at_debug_betrays_nothing_and_tells_every_call(
         # What applications store is theirs: the key-value store is to hold the marked keys. Claims tokens are public
         # and part of every signed actor; a copy of one is kept as it is.
         inside = "jetstream" in path.parts
+        if any(part.startswith("KV_WASMHOST_") for part in path.parts):
+            data = without_certificates(data)
         betrayed += findings(str(path), data, seeds, marks=not inside, tokens=path.suffix != ".wasm")
     assert betrayed == []
 
