@@ -173,9 +173,9 @@ def test_up_at_debug_betrays_nothing_and_tells_every_call(
         # What applications store is theirs: the key-value store is to hold the marked keys. Claims tokens are public
         # and part of every signed actor; a copy of one is kept as it is.
         inside = "jetstream" in path.parts
-        if any(part.startswith("KV_WASMHOST_") for part in path.parts):
-            data = without_certificates(data)
-        betrayed += findings(str(path), data, seeds, marks=not inside, tokens=path.suffix != ".wasm")
+        agreed = any(part.startswith("KV_WASMHOST_") for part in path.parts)
+        kept = without_certificates(data) if agreed else data
+        betrayed += findings(str(path), kept, seeds, marks=not inside, tokens=path.suffix != ".wasm")
     assert betrayed == []
 
     if form == "json":
