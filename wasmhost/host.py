@@ -22,43 +22,44 @@ from lattice.connection import Connection, connect
 from lattice.rpc import RpcClient
 from lattice.server_errors import Violation
 from lattice.transport import State
-from wasmhost import generations, logs
-from wasmhost.actors import ActorRegistry
-from wasmhost.admission import Admission
-from wasmhost.call_events import CallEvents
-from wasmhost.cluster import Cluster
-from wasmhost.config import HostConfig, NatsEndpoint
-from wasmhost.config_service import ConfigService
-from wasmhost.config_store import ConfigStore
-from wasmhost.control_server import ControlServer
-from wasmhost.cordon import Cordon
-from wasmhost.directory import ActorDirectory
-from wasmhost.duties import Duties
-from wasmhost.event_book import EventBook
-from wasmhost.events import EventPublisher
-from wasmhost.generations import Generations
+from wasmhost import logs
+from wasmhost.actors.directory import ActorDirectory
+from wasmhost.actors.registry import ActorRegistry
+from wasmhost.calls.admission import Admission
+from wasmhost.calls.call_events import CallEvents
+from wasmhost.calls.holding import Holding
+from wasmhost.calls.linked_calls import LinkedCalls
+from wasmhost.calls.outbound import Outbound
+from wasmhost.calls.spies import Spies
+from wasmhost.configuration.config import HostConfig, NatsEndpoint
+from wasmhost.control.config_service import ConfigService
+from wasmhost.control.config_store import ConfigStore
+from wasmhost.control.cordon import Cordon
+from wasmhost.control.event_book import EventBook
+from wasmhost.control.events import EventPublisher
+from wasmhost.control.inventory import HostFacts
+from wasmhost.control.log_book import LogBook
+from wasmhost.control.observation_server import ObservationServer
+from wasmhost.control.probes import Probes
+from wasmhost.control.registries import Registries
+from wasmhost.control.server import ControlServer
 from wasmhost.guest.engine import Engine, VariantName
-from wasmhost.holding import Holding
-from wasmhost.identity import Identity
-from wasmhost.inventory import HostFacts
-from wasmhost.issuer_alarm import IssuerAlarm
-from wasmhost.lattice_state import LatticeState
-from wasmhost.leftovers import HOST_MARK, end_leftovers
-from wasmhost.linked_calls import LinkedCalls
-from wasmhost.linking import Linking
-from wasmhost.log_book import LogBook
-from wasmhost.metadata import Metadata
-from wasmhost.observation_server import ObservationServer
-from wasmhost.outbound import Outbound
+from wasmhost.keys import generations
+from wasmhost.keys.cluster import Cluster
+from wasmhost.keys.generations import Generations
+from wasmhost.keys.identity import Identity
+from wasmhost.keys.issuer_alarm import IssuerAlarm
+from wasmhost.keys.sealing import Seal
+from wasmhost.keys.security import HostSecurity
+from wasmhost.knowledge.lattice_state import LatticeState
+from wasmhost.knowledge.linking import Linking
+from wasmhost.knowledge.metadata import Metadata
 from wasmhost.policy.room import PolicyRoom
-from wasmhost.probes import Probes
-from wasmhost.provider_image import ProviderImages
-from wasmhost.registries import Registries
-from wasmhost.sealing import Seal
-from wasmhost.security import HostSecurity
-from wasmhost.spies import Spies
+from wasmhost.processes.leftovers import HOST_MARK, end_leftovers
+from wasmhost.restore.duties import Duties
 from wasmhost.state import StateFolder
-from wasmhost.supervisor import ProviderSupervisor
+from wasmhost.supervision.provider_image import ProviderImages
+from wasmhost.supervision.supervisor import ProviderSupervisor
 
 log = structlog.get_logger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tests.support.processes import ROOT
-from wasmhost.settings import SETTINGS
+from wasmhost.configuration.settings import SETTINGS
 
 PAGE = (ROOT / "docs" / "configuration.md").read_text()
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| `")]

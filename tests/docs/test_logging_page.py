@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from lattice.errors import GuestError, Overloaded
 from lattice.invocation import Entity
 from tests.support.processes import ROOT
-from wasmhost import call_log
+from wasmhost.calls import call_log
 
 PAGE = (ROOT / "docs" / "logging.md").read_text()
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| `")]

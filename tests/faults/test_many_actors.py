@@ -27,7 +27,7 @@ from tests.support.actors import ACCOUNT, module, signed, write
 from tests.support.fleet import Fleet
 from tests.support.idle import resident
 from tests.support.nats import NatsServer, free_port
-from wasmhost.config import HostConfig, NatsEndpoint
+from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host
 from wasmhost.state import StatePaths
 

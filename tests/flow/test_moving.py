@@ -25,8 +25,8 @@ from lattice.connection import ConnectOptions, connect
 from lattice.keys import KeyPair, Role
 from tests.support.fleet import COUNTER, Fleet
 from tests.support.processes import Running
+from wasmhost.apps.moving import MARK
 from wasmhost.cli import entry
-from wasmhost.moving import MARK
 
 Start = Callable[..., Running]
 

@@ -24,12 +24,12 @@ from lattice.links import LinkDefinition, LinkTable
 from lattice.rpc import DEADLINE_HEADER, RpcClient
 from lattice.transport import Headers
 from tests.support.actors import ACCOUNT, signed, write
-from wasmhost.actors import ActorRegistry
-from wasmhost.admission import Admission
-from wasmhost.config import HostConfig
-from wasmhost.directory import ActorDirectory
+from wasmhost.actors.directory import ActorDirectory
+from wasmhost.actors.registry import ActorRegistry
+from wasmhost.calls.admission import Admission
+from wasmhost.calls.outbound import Outbound
+from wasmhost.configuration.config import HostConfig
 from wasmhost.guest.engine import Engine
-from wasmhost.outbound import Outbound
 from wasmhost.state import locate
 
 CLUSTER = KeyPair.from_raw(Role.CLUSTER, bytes([1]) * 32)

@@ -13,8 +13,8 @@ import pytest
 
 from lattice.errors import Code
 from lattice.keys import KeyPair, Role
-from wasmhost.config import HostConfig
-from wasmhost.identity import Identity, friendly_name
+from wasmhost.configuration.config import HostConfig
+from wasmhost.keys.identity import Identity, friendly_name
 from wasmhost.state import Keyring, StateError, StateFolder, StatePaths, locate, read_or_make_key
 
 

@@ -13,9 +13,9 @@ from lattice.errors import Overloaded
 from lattice.invocation import Entity
 from lattice.keys import KeyPair, Role
 from lattice.observation import MOST_LINES, MOST_MIRRORED, ObserveRequest
-from wasmhost.leases import MOST_LEASES, Leases, Watcher
-from wasmhost.log_book import MOST_CHARACTERS, MOST_KEYS, LogBook
-from wasmhost.spies import Spies
+from wasmhost.calls.spies import Spies
+from wasmhost.control.leases import MOST_LEASES, Leases, Watcher
+from wasmhost.control.log_book import MOST_CHARACTERS, MOST_KEYS, LogBook
 
 
 def keys(count: int) -> list[str]:

@@ -61,7 +61,7 @@ class ActorComponent:
     mark: Mark = field(compare=False)
     """Where the image is named."""
     limits: Mapping[str, int] = field(default_factory=dict, hash=False)
-    """By the names of ``wasmhost/limits.py``; empty for those of the host."""
+    """By the names of ``wasmhost/actors/limits.py``; empty for those of the host."""
 
 
 @dataclass(frozen=True, slots=True)

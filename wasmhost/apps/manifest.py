@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lattice import subjects
 from lattice.errors import MalformedMessage
+from wasmhost.actors.limits import LIMITS
 from wasmhost.apps.application import (
     ActorComponent,
     Application,
@@ -23,7 +24,6 @@ from wasmhost.apps.application import (
     Spread,
 )
 from wasmhost.apps.section import ManifestError, Problem, Problems, Section, compose, suggestion
-from wasmhost.limits import LIMITS
 
 __all__ = [
     "ActorComponent",

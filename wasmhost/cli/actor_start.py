@@ -8,7 +8,8 @@ import click
 
 from lattice.errors import LatticeError
 from lattice.events import Event
-from wasmhost import limits
+from wasmhost.actors import limits
+from wasmhost.actors.limits import LimitError
 from wasmhost.cli.accepted import Accepted, accepting
 from wasmhost.cli.actors import COUNT_FLAGS, Placed, placed
 from wasmhost.cli.app import App, lattice_options, pass_app
@@ -18,7 +19,6 @@ from wasmhost.cli.placing import Where, place_actor, placing_options
 from wasmhost.cli.problems import invalid, timed_out
 from wasmhost.cli.session import Session, refused
 from wasmhost.guest.calls import Limits
-from wasmhost.limits import LimitError
 
 START_TIMEOUT = 60.0
 """Seconds: compiling a large module takes its time."""

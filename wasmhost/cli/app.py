@@ -15,9 +15,9 @@ from lattice.keys import Role
 from lattice.login import TlsFiles
 from wasmhost.cli.classic import completed, connection_options
 from wasmhost.cli.output import Output
-from wasmhost.context import Bundles, Context, UpRecord, login, resolve
-from wasmhost.context_files import Bundle, ContextStore
-from wasmhost.settings import SETTINGS
+from wasmhost.configuration.settings import SETTINGS
+from wasmhost.contexts.context import Bundles, Context, UpRecord, login, resolve
+from wasmhost.contexts.context_files import Bundle, ContextStore
 from wasmhost.state import Keyring, StatePaths, locate
 
 if TYPE_CHECKING:

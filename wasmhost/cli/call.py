@@ -28,7 +28,7 @@ from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.halted import why_halted
 from wasmhost.cli.problems import Problem, invalid, not_found
 from wasmhost.cli.session import CLIENT_NAME, Session
-from wasmhost.cluster_seeds import ClusterSeeds
+from wasmhost.keys.cluster_seeds import ClusterSeeds
 
 CALL_TIMEOUT = 10.0
 

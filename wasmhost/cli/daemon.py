@@ -13,7 +13,7 @@ from wasmhost.cli.classic_host import classic_host_flags
 from wasmhost.cli.signals import ending_signals
 
 if TYPE_CHECKING:
-    from wasmhost.config import HostConfig
+    from wasmhost.configuration.config import HostConfig
 
 
 @click.command(short_help="run one host for a NATS server that runs already")
@@ -66,9 +66,9 @@ def host(app: App, /, *, file: Path | None, **flags: object) -> None:
 
     Every flag has an environment variable of the classic hosts, WASMCLOUD_…, where those have it.
     """
-    from wasmhost import config as host_config
     from wasmhost import logs
-    from wasmhost.secret_wiping import wipe_settings
+    from wasmhost.configuration import config as host_config
+    from wasmhost.keys.secret_wiping import wipe_settings
 
     given, environ = app.for_host(flags)
     config = host_config.load(given, environ, file)

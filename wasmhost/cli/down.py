@@ -20,7 +20,7 @@ from wasmhost.cli.output import size
 from wasmhost.cli.problems import Problem, invalid, timed_out
 from wasmhost.cli.up.background import up_folder
 from wasmhost.cli.up.history import History
-from wasmhost.context import UpRecord
+from wasmhost.contexts.context import UpRecord
 from wasmhost.state import StateFolder, StatePaths, lock_holder
 
 STOP_TIMEOUT = 60.0

@@ -14,7 +14,7 @@ from wasmhost.cli.app import App, name_option, output_option, pass_app, state_op
 from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import Column, Row
 from wasmhost.cli.problems import Problem
-from wasmhost.key_files import KeyFile, in_folder, key_files
+from wasmhost.keys.key_files import KeyFile, in_folder, key_files
 
 ROLES = {
     "account": Role.ACCOUNT,

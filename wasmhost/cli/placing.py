@@ -11,11 +11,11 @@ import click
 
 from lattice.control import Inventory
 from lattice.errors import Unreachable
+from wasmhost.apps.moving import to_annotations
 from wasmhost.cli import names as complete
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.problems import Problem, invalid, not_found
 from wasmhost.cli.session import Session
-from wasmhost.moving import to_annotations
 
 F = TypeVar("F", bound=Callable[..., Any])
 

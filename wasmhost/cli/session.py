@@ -19,7 +19,7 @@ from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import Output
 from wasmhost.cli.problems import Problem, hint_for
-from wasmhost.context import Context
+from wasmhost.contexts.context import Context
 
 T = TypeVar("T")
 

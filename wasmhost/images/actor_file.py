@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lattice.claims import ActorClaims, check_times, check_trust, read_actor
 from lattice.errors import Code, LatticeError
-from wasmhost.config import HostConfig
+from wasmhost.configuration.config import HostConfig
 from wasmhost.images.files import ImageError, name_file, opened
 from wasmhost.images.reference import FileReference, parse
 

@@ -13,7 +13,7 @@ from lattice import subjects
 from lattice.archive import MAX_ARCHIVE, Archive
 from lattice.claims import ProviderClaims, check_times, check_trust
 from lattice.errors import Code, LatticeError
-from wasmhost.config import detected_labels
+from wasmhost.configuration.config import detected_labels
 from wasmhost.images.files import ImageError, name_file, opened
 from wasmhost.images.programs import ProgramStore, StoredProgram
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wasmhost.settings import Resolved, SettingsError
+from wasmhost.configuration.settings import Resolved, SettingsError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from lattice.policy import Action
 from lattice.revocation import Revocation
-from wasmhost.actors import ActorRegistry
+from wasmhost.actors.registry import ActorRegistry
 from wasmhost.policy.halted import DENIED, REVOKED
 from wasmhost.policy.revocations import refusal
-from wasmhost.supervisor import ProviderSupervisor
+from wasmhost.supervision.supervisor import ProviderSupervisor
 
 
 class Enforcement:

@@ -18,7 +18,7 @@ from lattice.claims import ActorClaims, ClaimsRefused, Problem, ProviderClaims
 from lattice.document import Document
 from lattice.errors import LatticeError, MalformedMessage
 from lattice.revocation import PREFIX, Revocation
-from wasmhost.lattice_state import LatticeState
+from wasmhost.knowledge.lattice_state import LatticeState
 from wasmhost.state import replace_file
 
 log = structlog.get_logger(__name__)

@@ -8,11 +8,11 @@ from contextlib import AsyncExitStack
 from lattice.policy import Asker
 from lattice.revocation import Revocation
 from lattice.transport import Transport
-from wasmhost.actors import ActorRegistry
-from wasmhost.config import HostConfig
-from wasmhost.directory import ActorDirectory
-from wasmhost.identity import Identity
-from wasmhost.lattice_state import LatticeState
+from wasmhost.actors.directory import ActorDirectory
+from wasmhost.actors.registry import ActorRegistry
+from wasmhost.configuration.config import HostConfig
+from wasmhost.keys.identity import Identity
+from wasmhost.knowledge.lattice_state import LatticeState
 from wasmhost.policy.calls import CallPolicy
 from wasmhost.policy.enforcement import Enforcement
 from wasmhost.policy.expiry import ClaimsClock, ExpiryWatch
@@ -20,8 +20,8 @@ from wasmhost.policy.gate import Gate, KnownClaims
 from wasmhost.policy.halted import HaltedBook
 from wasmhost.policy.revocations import Revocations
 from wasmhost.policy.service import PolicyService
-from wasmhost.supervisor import ProviderSupervisor
-from wasmhost.surroundings import Publish
+from wasmhost.supervision.supervisor import ProviderSupervisor
+from wasmhost.supervision.surroundings import Publish
 
 REMEMBERED = "revoked.json"
 """File of the state folder with the revocations that were heard of."""

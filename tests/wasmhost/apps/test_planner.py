@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lattice.inventory import ActorDescription, InstanceDescription, Inventory, ProviderDescription
 from lattice.links import LinkDefinition, LinkTable
-from wasmhost import moving
+from wasmhost.apps import moving
 from wasmhost.apps.application import (
     ActorComponent,
     Application,

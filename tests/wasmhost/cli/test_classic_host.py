@@ -9,7 +9,7 @@ import pytest
 from lattice.keys import KeyPair, Role
 from wasmhost.cli.classic_host import SWITCHES, TEXTS
 from wasmhost.cli.daemon import host
-from wasmhost.config import HostConfig, load
+from wasmhost.configuration.config import HostConfig, load
 
 
 def configured(folder: Path, *arguments: str) -> HostConfig:

@@ -11,7 +11,7 @@ import pytest
 
 from lattice.login import TlsFiles
 from wasmhost.cli.classic import completed
-from wasmhost.context import ContextError, UpRecord, process_ticks, resolve
+from wasmhost.contexts.context import ContextError, UpRecord, process_ticks, resolve
 
 RECORD = UpRecord(pid=os.getpid(), nats_url="nats://127.0.0.1:7777", lattice="mine")
 

@@ -14,9 +14,9 @@ from lattice.errors import Code
 from lattice.keys import KeyPair, Role
 from wasmhost.cli.app import App
 from wasmhost.cli.entry import run
-from wasmhost.config import load
-from wasmhost.context import Bundles, UpRecord, resolve
-from wasmhost.context_files import Bundle, ContextError, ContextStore
+from wasmhost.configuration.config import load
+from wasmhost.contexts.context import Bundles, UpRecord, resolve
+from wasmhost.contexts.context_files import Bundle, ContextError, ContextStore
 
 NAMED = Bundle(source="named", nats_url="nats://named:1", lattice="named", cluster_seed="/named.nk")
 PROJECT = Bundle(source="project", nats_url="nats://project:1", lattice="project")

@@ -15,8 +15,8 @@ import pytest
 
 from lattice.errors import Unreachable
 from tests.support.nats import free_port
-from wasmhost import nats_server
-from wasmhost.nats_server import NatsServer
+from wasmhost.processes import nats_server
+from wasmhost.processes.nats_server import NatsServer
 
 
 def gone(pid: int) -> bool:
@@ -99,7 +99,7 @@ def test_no_binary_is_said_with_what_to_install(tmp_path: Path, monkeypatch: pyt
 def test_it_dies_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     code = (
         "import asyncio, sys, pathlib\n"
-        "from wasmhost.nats_server import NatsServer\n"
+        "from wasmhost.processes.nats_server import NatsServer\n"
         "async def main():\n"
         "    server = NatsServer(pathlib.Path(sys.argv[1]), preferred_port=0)\n"
         "    await server.start()\n"

@@ -11,7 +11,7 @@ import pytest
 from lattice.connection import Connection, ConnectOptions, connect
 from tests.support.nats import NatsServer
 from tests.wasmhost.control.asking import Asker
-from wasmhost.config import HostConfig, NatsEndpoint, detected_labels
+from wasmhost.configuration.config import HostConfig, NatsEndpoint, detected_labels
 from wasmhost.host import Host
 from wasmhost.state import StatePaths
 

@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 from lattice.connection import Connection
 from lattice.inventory import ProviderDescription
 from tests.wasmhost.control.waiting import EventLog
-from wasmhost.config import HostConfig
-from wasmhost.events import EventPublisher
-from wasmhost.identity import Identity
-from wasmhost.linking import Linking
-from wasmhost.metadata import Metadata
-from wasmhost.provider_image import ProviderImages
+from wasmhost.configuration.config import HostConfig
+from wasmhost.control.events import EventPublisher
+from wasmhost.keys.identity import Identity
+from wasmhost.knowledge.linking import Linking
+from wasmhost.knowledge.metadata import Metadata
 from wasmhost.state import StateFolder
-from wasmhost.supervisor import ProviderSupervisor
-from wasmhost.surroundings import Timing
+from wasmhost.supervision.provider_image import ProviderImages
+from wasmhost.supervision.supervisor import ProviderSupervisor
+from wasmhost.supervision.surroundings import Timing
 
 TIMING = Timing(trouble_interval=0.2, health_interval=1.0, backoff=(0.1, 1.0), start_timeout=2.0, hung_after=3.0)
 

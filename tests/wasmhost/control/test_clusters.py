@@ -31,7 +31,7 @@ from tests.support.foreign import classic
 from tests.support.nats import free_port
 from tests.support.processes import ROOT
 from tests.wasmhost.control.waiting import EventLog, until
-from wasmhost.config import HostConfig
+from wasmhost.configuration.config import HostConfig
 from wasmhost.host import Host
 
 COUNTER = ROOT / "actors" / "kvcounter" / "kvcounter_s.wasm"

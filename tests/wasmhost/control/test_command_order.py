@@ -18,9 +18,9 @@ from lattice.keys import KeyPair, Role
 from lattice.rpc import RpcClient
 from tests.support.actors import ACCOUNT, ECHO, signed, write
 from tests.wasmhost.control.waiting import EventLog, until
-from wasmhost.config import HostConfig
+from wasmhost.actors.starts import Starts
+from wasmhost.configuration.config import HostConfig
 from wasmhost.host import Host
-from wasmhost.starts import Starts
 from wasmhost.state import Keyring
 
 MODULE = KeyPair.from_raw(Role.MODULE, bytes([45]) * 32)

@@ -17,7 +17,7 @@ from lattice.errors import MalformedMessage
 from lattice.transport import Headers
 from tests.support import actors
 from tests.wasmhost.control.waiting import EventLog, until
-from wasmhost.config import HostConfig
+from wasmhost.configuration.config import HostConfig
 from wasmhost.host import Host
 
 STORE = bundled.find("bundled:keyvalue-memory")

@@ -19,7 +19,7 @@ from lattice.wire import pack
 from tests.support import actors
 from tests.wasmhost.control.asking import ACCEPTED, Asker
 from tests.wasmhost.control.waiting import EventLog, until
-from wasmhost.config import HostConfig
+from wasmhost.configuration.config import HostConfig
 from wasmhost.host import Host
 
 ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public

@@ -25,8 +25,8 @@ from lattice.rpc import RpcClient
 from lattice.transport import Headers
 from tests.support import actors
 from tests.wasmhost.control.waiting import EventLog, until
-from wasmhost.config import HostConfig
-from wasmhost.events import EventPublisher
+from wasmhost.configuration.config import HostConfig
+from wasmhost.control.events import EventPublisher
 from wasmhost.host import Host
 
 STORE = bundled.find("bundled:keyvalue")

@@ -32,8 +32,8 @@ from tests.support.archives import SERVICE, pack
 from tests.support.foreign import SOURCES, classic
 from tests.wasmhost.control.room import TIMING, opened
 from tests.wasmhost.control.waiting import EventLog, until
-from wasmhost.config import HostConfig
-from wasmhost.holding import Holding
+from wasmhost.calls.holding import Holding
+from wasmhost.configuration.config import HostConfig
 from wasmhost.host import Host
 from wasmhost.state import Keyring
 

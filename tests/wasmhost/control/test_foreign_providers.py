@@ -27,11 +27,11 @@ from tests.support.foreign import classic, compiled, script
 from tests.support.processes import ROOT
 from tests.wasmhost.control.room import TIMING, Room, opened
 from tests.wasmhost.control.waiting import alive, until
-from wasmhost.config import HostConfig
+from wasmhost.configuration.config import HostConfig
 from wasmhost.host import Host
-from wasmhost.leftovers import HOST_MARK, end_leftovers
-from wasmhost.provider import SupervisedProvider
+from wasmhost.processes.leftovers import HOST_MARK, end_leftovers
 from wasmhost.state import Keyring
+from wasmhost.supervision.provider import SupervisedProvider
 
 PROVIDER = SERVICE.public
 ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public

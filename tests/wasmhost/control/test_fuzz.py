@@ -26,7 +26,7 @@ from lattice.transport import Reply
 from tests.support import actors
 from tests.support.nats import NatsServer
 from tests.support.strategies import bent, json_values, msgpack_values
-from wasmhost.config import HostConfig
+from wasmhost.configuration.config import HostConfig
 from wasmhost.host import Host
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from lattice.keys import KeyPair, Role
 from lattice.store import check_key, open_bucket
 from tests.support.nats import NatsServer
 from tests.wasmhost.control.waiting import until
-from wasmhost.generations import Generations, key_of
-from wasmhost.lattice_state import LatticeState
+from wasmhost.keys.generations import Generations, key_of
+from wasmhost.knowledge.lattice_state import LatticeState
 
 PROVIDER = KeyPair.from_raw(Role.SERVICE, bytes([4]) * 32).public
 Open = Callable[..., Awaitable[Generations]]

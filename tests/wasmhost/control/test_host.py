@@ -29,10 +29,10 @@ from lattice.transport import Headers
 from tests.support.actors import ACCOUNT, caller, signed, write
 from tests.support.nats import NatsServer, free_port
 from tests.wasmhost.control.waiting import EventLog, alive, until
-from wasmhost.config import HostConfig, NatsEndpoint
+from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host
-from wasmhost.provider_image import ProviderImage, ProviderImages
 from wasmhost.state import StateError
+from wasmhost.supervision.provider_image import ProviderImage, ProviderImages
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[3]

@@ -14,7 +14,7 @@ from lattice.errors import MalformedMessage
 from lattice.store import open_bucket
 from tests.support.nats import NatsServer
 from tests.wasmhost.control.waiting import until
-from wasmhost.lattice_state import LatticeState
+from wasmhost.knowledge.lattice_state import LatticeState
 
 Open = Callable[..., Awaitable[LatticeState]]
 

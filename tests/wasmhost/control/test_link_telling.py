@@ -12,9 +12,9 @@ from lattice.connection import Connection
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.transport import Headers
-from wasmhost.health import Condition, LinkStatus
-from wasmhost.holding import Holding
-from wasmhost.link_telling import SETTLE, ClassicLinks
+from wasmhost.calls.holding import Holding
+from wasmhost.supervision.health import Condition, LinkStatus
+from wasmhost.supervision.link_telling import SETTLE, ClassicLinks
 
 PROVIDER = KeyPair.from_raw(Role.SERVICE, bytes([51]) * 32).public
 ACTORS = [KeyPair.from_raw(Role.MODULE, bytes([number]) * 32).public for number in range(60, 65)]

@@ -20,7 +20,7 @@ from lattice.links import LinkDefinition
 from lattice.store import open_bucket
 from tests.support.nats import NatsServer
 from tests.wasmhost.control.waiting import until
-from wasmhost.metadata import Metadata, read_claims
+from wasmhost.knowledge.metadata import Metadata, read_claims
 
 ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public
 PROVIDER = KeyPair.from_raw(Role.SERVICE, bytes([4]) * 32).public

@@ -12,7 +12,7 @@ from lattice.control import StartProvider
 from lattice.errors import Code, LatticeError, Unreachable
 from tests.wasmhost.control.asking import ACCEPTED, Asker
 from tests.wasmhost.control.waiting import EventLog
-from wasmhost.config import HostConfig
+from wasmhost.configuration.config import HostConfig
 from wasmhost.host import Host
 
 SECRET = '{"password": "open sesame"}'

@@ -25,9 +25,9 @@ from tests.support.operator import Operator, write_credentials
 from tests.support.waiting import eventually
 from tests.wasmhost.control.room import opened
 from tests.wasmhost.control.waiting import EventLog, until
-from wasmhost.config import HostConfig, NatsEndpoint
+from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host
-from wasmhost.provider_login import ProviderLogin
+from wasmhost.supervision.provider_login import ProviderLogin
 
 FAST = Limits(retry_min=0.02, retry_max=0.2, confirm_timeout=5.0, drain_timeout=2.0)
 USERS = "authorization { users: [ { user: me, password: pw } ] }"

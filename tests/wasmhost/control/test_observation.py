@@ -26,7 +26,7 @@ from lattice.transport import Headers
 from tests.support import actors
 from tests.support.waiting import eventually
 from wasmhost import logs
-from wasmhost.config import HostConfig
+from wasmhost.configuration.config import HostConfig
 from wasmhost.host import Host
 
 CLIENT = Entity("wasmhost-test")

@@ -11,9 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.nats import NatsServer, free_port
-from wasmhost.config import ConfigError, HostConfig, NatsEndpoint, load
+from wasmhost.configuration.config import ConfigError, HostConfig, NatsEndpoint, load
+from wasmhost.control.probes import Probes
 from wasmhost.host import Host
-from wasmhost.probes import Probes
 
 
 async def ask(port: int, request: str) -> tuple[int, str]:

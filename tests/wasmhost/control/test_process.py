@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.wasmhost.control.waiting import alive, until
-from wasmhost.process import ChildProcess, child_environment, describe_exit
+from wasmhost.processes.process import ChildProcess, child_environment, describe_exit
 
 
 async def spawn(folder: Path, lines: list[str], script: str, **options: bool) -> ChildProcess:
@@ -84,7 +84,7 @@ async def test_a_foreign_program_dies_with_its_parent(tmp_path: Path) -> None:
     script = f"""
         import asyncio, os, pathlib, signal, sys
         sys.path[:0] = {sys.path!r}
-        from wasmhost.process import ChildProcess
+        from wasmhost.processes.process import ChildProcess
 
         async def main():
             child = await ChildProcess.spawn(

@@ -25,9 +25,9 @@ from lattice.store import open_bucket
 from tests.support.nats import free_port
 from tests.wasmhost.control.room import Room, opened
 from tests.wasmhost.control.waiting import alive, until
-from wasmhost.config import HostConfig
-from wasmhost.health import Condition
-from wasmhost.provider_image import ProviderImage, ProviderImages
+from wasmhost.configuration.config import HostConfig
+from wasmhost.supervision.health import Condition
+from wasmhost.supervision.provider_image import ProviderImage, ProviderImages
 
 HTTP = bundled.find("bundled:httpserver")
 STORE = bundled.find("bundled:keyvalue")

@@ -25,7 +25,7 @@ from tests.support import actors
 from tests.support.nats import NatsServer
 from tests.wasmhost.control.asking import ACCEPTED, Asker
 from tests.wasmhost.control.waiting import EventLog
-from wasmhost.config import HostConfig, NatsEndpoint
+from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host
 
 ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public

@@ -13,7 +13,7 @@ from lattice.claims import ClaimsError, Problem
 from lattice.errors import Code, LatticeError
 from lattice.keys import KeyPair, Role
 from tests.support.actors import ACCOUNT, ECHO, signed, write
-from wasmhost.config import HostConfig
+from wasmhost.configuration.config import HostConfig
 from wasmhost.images.actor_file import ImageError, load_actor
 from wasmhost.state import locate
 

@@ -15,11 +15,11 @@ from lattice.errors import Code, LatticeError
 from lattice.keys import KeyPair, Role
 from tests.support.actors import ACCOUNT
 from tests.support.archives import SERVICE, archive, pack
-from wasmhost.config import HostConfig
+from wasmhost.configuration.config import HostConfig
 from wasmhost.images.archive_file import native_target
 from wasmhost.images.files import ImageError
-from wasmhost.provider_image import ProviderImage, ProviderImages
 from wasmhost.state import locate
+from wasmhost.supervision.provider_image import ProviderImage, ProviderImages
 
 PROGRAM = b"#!/bin/sh\nexit 0\n" + b"#" * 100_000
 

@@ -12,7 +12,7 @@ from tests.support.actors import ACCOUNT
 from tests.support.nats import NatsServer
 from tests.support.policy import PolicyService
 from tests.wasmhost.control.waiting import EventLog
-from wasmhost.config import HostConfig, NatsEndpoint, detected_labels
+from wasmhost.configuration.config import HostConfig, NatsEndpoint, detected_labels
 from wasmhost.state import StatePaths
 
 

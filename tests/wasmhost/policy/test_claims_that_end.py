@@ -25,7 +25,7 @@ from tests.support.waiting import eventually
 from tests.wasmhost.control.waiting import EventLog, alive
 from tests.wasmhost.policy.calling import call
 from wasmhost.cli.entry import run
-from wasmhost.config import HostConfig
+from wasmhost.configuration.config import HostConfig
 from wasmhost.host import Host
 
 CONTRACT = "test:slow"

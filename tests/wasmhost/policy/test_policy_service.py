@@ -27,7 +27,7 @@ from tests.support.policy import PolicyService
 from tests.support.waiting import eventually
 from tests.wasmhost.control.waiting import EventLog
 from tests.wasmhost.policy.calling import PEER, call
-from wasmhost.config import HostConfig
+from wasmhost.configuration.config import HostConfig
 from wasmhost.host import Host
 from wasmhost.policy.config import PolicyConfig
 

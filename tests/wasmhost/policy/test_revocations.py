@@ -24,7 +24,7 @@ from tests.support.nats import NatsServer
 from tests.support.waiting import eventually
 from tests.wasmhost.control.waiting import EventLog
 from tests.wasmhost.policy.calling import call
-from wasmhost.config import HostConfig, NatsEndpoint
+from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host
 
 STORE = bundled.find("bundled:keyvalue-memory")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lattice.keys import KeyPair, Role
-from wasmhost.config import ConfigError, load
+from wasmhost.configuration.config import ConfigError, load
 from wasmhost.policy.config import PolicyConfig
 
 MODULE = KeyPair.from_raw(Role.MODULE, bytes([7]) * 32)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from lattice.errors import LatticeError
 from wasmhost import __version__
-from wasmhost import config as host_config
 from wasmhost.cli.app import App
 from wasmhost.cli.doctor.findings import Finding, fail, ok, warn
 from wasmhost.cli.doctor.ports import Listener, listener
 from wasmhost.cli.output import size
-from wasmhost.key_files import KeyFile, key_files
-from wasmhost.nats_server import PREFERRED_PORT, find_binary
+from wasmhost.configuration import config as host_config
+from wasmhost.keys.key_files import KeyFile, key_files
+from wasmhost.processes.nats_server import PREFERRED_PORT, find_binary
 from wasmhost.state import StatePaths
 
 MANIFEST_PORT = 8080

@@ -18,9 +18,9 @@ from wasmhost.cli.claims import read_seed
 from wasmhost.cli.doctor.findings import Finding, fail, ok, warn
 from wasmhost.cli.problems import Problem
 from wasmhost.cli.session import Session
-from wasmhost.cluster_seeds import ClusterSeeds
-from wasmhost.context import Context
-from wasmhost.key_files import read_key_file
+from wasmhost.contexts.context import Context
+from wasmhost.keys.cluster_seeds import ClusterSeeds
+from wasmhost.keys.key_files import read_key_file
 
 SMALLEST_PAYLOAD = 1024 * 1024
 """Bytes that one message must be able to carry: larger calls are cut below that."""

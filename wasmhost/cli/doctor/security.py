@@ -14,7 +14,6 @@ from lattice.control import Inventory
 from lattice.errors import LatticeError
 from lattice.login import Login
 from lattice.security_report import SecurityReport
-from wasmhost import config as host_config
 from wasmhost import logs
 from wasmhost.cli.app import App, lattice_options, name_option, pass_app
 from wasmhost.cli.doctor import security_probes as probes
@@ -30,9 +29,10 @@ from wasmhost.cli.doctor.security_checks import (
     own_route,
 )
 from wasmhost.cli.session import Session
-from wasmhost.config import HostConfig
-from wasmhost.context import Context
-from wasmhost.security import exposed_files, secret_variables
+from wasmhost.configuration import config as host_config
+from wasmhost.configuration.config import HostConfig
+from wasmhost.contexts.context import Context
+from wasmhost.keys.security import exposed_files, secret_variables
 
 _SEED = re.compile(rb"\bS[ACNOUMV][A-Z2-7]{56}\b")
 _LONGEST = 64 * 1024

@@ -12,9 +12,9 @@ from lattice.security_report import SecurityReport
 from lattice.server_errors import Violation
 from wasmhost.cli.doctor.findings import Finding, fix, ok, warn
 from wasmhost.cli.doctor.security_checks import listed
-from wasmhost.config import HostConfig
-from wasmhost.context import Context
-from wasmhost.security import files_named
+from wasmhost.configuration.config import HostConfig
+from wasmhost.contexts.context import Context
+from wasmhost.keys.security import files_named
 
 CLIENT = "wasmhost doctor"
 MOST_PROVIDERS = 20

@@ -1,6 +1,6 @@
 """Moving an actor: its instances start on the other host, and when they are ready those here leave and finish.
 
-Every command is absolute, see :mod:`wasmhost.moving`. A move that was cut off anywhere is completed by
+Every command is absolute, see :mod:`wasmhost.apps.moving`. A move that was cut off anywhere is completed by
 the same command.
 """
 
@@ -13,11 +13,11 @@ from contextlib import suppress
 from lattice.control import ActorDescription, Inventory
 from lattice.errors import LatticeError
 from lattice.events import Event
+from wasmhost.apps.moving import Annotations, Part, count_of, find_actor, lacking, parts
 from wasmhost.cli.failures import start_failure
 from wasmhost.cli.moving.steps import Moved, goes_on, require_ours, step
 from wasmhost.cli.problems import Problem
 from wasmhost.cli.session import Session
-from wasmhost.moving import Annotations, Part, count_of, find_actor, lacking, parts
 
 
 async def move_actor(session: Session, actor_id: str, source: Inventory, target: Inventory) -> Moved:

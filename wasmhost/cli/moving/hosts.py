@@ -10,6 +10,7 @@ import click
 
 from lattice.control import ActorDescription, HostPing, Inventory, ProviderDescription
 from lattice.errors import Code, LatticeError
+from wasmhost.apps.moving import homes_for_actor, homes_for_provider, no_home
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.exit_codes import ExitCode
@@ -21,7 +22,6 @@ from wasmhost.cli.moving.steps import Moved, step
 from wasmhost.cli.output import Output
 from wasmhost.cli.problems import Problem, from_error
 from wasmhost.cli.session import Session
-from wasmhost.moving import homes_for_actor, homes_for_provider, no_home
 
 Move = Callable[[Inventory], Coroutine[Any, Any, Moved]]
 

@@ -8,6 +8,15 @@ from typing import Any
 import click
 
 from lattice.control import Inventory, ProviderDescription
+from wasmhost.apps.moving import (
+    arriving,
+    find_actor,
+    find_provider,
+    homes_for_actor,
+    homes_for_provider,
+    no_home,
+    parts,
+)
 from wasmhost.cli import actors, identify, providers
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
@@ -17,7 +26,6 @@ from wasmhost.cli.moving.provider import move_provider
 from wasmhost.cli.moving.steps import DRAIN_TIMEOUT, Moved
 from wasmhost.cli.problems import Problem, invalid, not_found
 from wasmhost.cli.session import Session
-from wasmhost.moving import arriving, find_actor, find_provider, homes_for_actor, homes_for_provider, no_home, parts
 
 
 def _hosts_options(command: Callable[..., Any]) -> Callable[..., Any]:

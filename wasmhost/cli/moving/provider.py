@@ -12,12 +12,12 @@ from lattice import bundled
 from lattice.control import Inventory, ProviderDescription, StartProvider
 from lattice.errors import Code, LatticeError, Unreachable
 from lattice.events import Event
+from wasmhost.apps.moving import find_provider, lacking
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.failures import start_failure
 from wasmhost.cli.moving.steps import DRAIN_TIMEOUT, Moved, goes_on, require_ours, step
 from wasmhost.cli.problems import Problem
 from wasmhost.cli.session import Session
-from wasmhost.moving import find_provider, lacking
 
 _FOLLOWS = "`wasmhost migrate` hands an address over between hosts of one user on one machine only"
 

@@ -17,9 +17,6 @@ from lattice.addresses import shown
 from lattice.errors import Code, LatticeError
 from lattice.links import LinkDefinition
 from lattice.login import TlsFiles
-from wasmhost import config as host_config
-from wasmhost import context as contexts
-from wasmhost import settings
 from wasmhost.apps import manifest
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.output import Output, printable
@@ -34,11 +31,14 @@ from wasmhost.cli.up.history import EMBEDDED, History
 from wasmhost.cli.up.images import PreparedActor, PreparedApplication, PreparedArchive, prepare
 from wasmhost.cli.up.progress import Progress
 from wasmhost.cli.up.server import keep as keep_server
-from wasmhost.config import HostConfig, NatsEndpoint
-from wasmhost.context import Context, UpRecord
+from wasmhost.configuration import config as host_config
+from wasmhost.configuration import settings
+from wasmhost.configuration.config import HostConfig, NatsEndpoint
+from wasmhost.contexts import context as contexts
+from wasmhost.contexts.context import Context, UpRecord
 from wasmhost.host import Host
-from wasmhost.leftovers import HOST_MARK, end_leftovers
-from wasmhost.nats_server import NatsServer
+from wasmhost.processes.leftovers import HOST_MARK, end_leftovers
+from wasmhost.processes.nats_server import NatsServer
 from wasmhost.state import Keyring, StateError, StateFolder, StatePaths
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class Plan:
 
     manifests: tuple[Path, ...]
     flags: Mapping[str, object]
-    """Settings of the host, as :func:`wasmhost.config.load` takes them."""
+    """Settings of the host, as :func:`wasmhost.configuration.config.load` takes them."""
     environ: Mapping[str, str] = field(repr=False)
     """The same from the environment."""
     nats_url: str | None

@@ -9,7 +9,7 @@ import click
 
 from wasmhost.cli.app import App, context_option, nats_files, output_option, pass_app
 from wasmhost.cli.problems import invalid
-from wasmhost.labels import RESERVED, holds_seed
+from wasmhost.control.labels import RESERVED, holds_seed
 
 
 @click.command(short_help="bring up a whole lattice and its applications")
@@ -75,15 +75,15 @@ def up(
         raise invalid("--fresh empties the server that `up` brings along, not the one at --nats-url", "leave one out")
     host_labels = _host_labels(host_label_texts, hosts)
     if detach:
-        from wasmhost import config
         from wasmhost.cli.up.background import arguments_of, launch
+        from wasmhost.configuration import config
 
         paths = config.load(given, environ).paths
         arguments = arguments_of(click.get_current_context(), without="detach")
         named = ["--context", app.context_name] if app.context_name else []
         return launch([*named, *arguments], paths, app.output)
     from wasmhost.cli.up.bring_up import Plan, bring_up
-    from wasmhost.secret_wiping import wipe_settings
+    from wasmhost.keys.secret_wiping import wipe_settings
 
     plan = Plan(
         manifests=manifests,

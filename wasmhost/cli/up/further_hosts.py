@@ -18,11 +18,11 @@ from lattice.keys import Role
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.problems import Problem, timed_out
 from wasmhost.cli.up.progress import Progress
-from wasmhost.config import HostConfig
+from wasmhost.configuration.config import HostConfig
+from wasmhost.configuration.settings import SETTINGS
 from wasmhost.host import Host
-from wasmhost.identity import Identity
-from wasmhost.process import ChildProcess, describe_exit
-from wasmhost.settings import SETTINGS
+from wasmhost.keys.identity import Identity
+from wasmhost.processes.process import ChildProcess, describe_exit
 from wasmhost.state import locate, make_private_folder, read_or_make_key
 
 READY_TIMEOUT = 30.0

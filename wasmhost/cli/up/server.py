@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from wasmhost.cli.up.progress import Progress
-from wasmhost.nats_server import NatsServer
+from wasmhost.processes.nats_server import NatsServer
 
 RESTART_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Seconds before each new start of a server that ended by itself; after the last one it is given up."""

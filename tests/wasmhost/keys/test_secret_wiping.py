@@ -1,0 +1,35 @@
+"""What ``ps`` and ``/proc`` show of a process that was started with seeds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from lattice.keys import KeyPair, Role
+from tests.support.processes import ROOT
+
+PROGRAM = """
+import os, sys
+from wasmhost.keys.secret_wiping import wipe_settings
+wipe_settings({"cluster_seed": sys.argv[2], "name": sys.argv[3], "host_seed": ""})
+wipe_settings({})
+shown = open("/proc/self/cmdline", "rb").read() + open("/proc/self/environ", "rb").read()
+print(shown.decode().replace("\\0", "\\n"), os.environ.get("WASMCLOUD_HOST_SEED"), os.environ["KEPT"], sep="\\n")
+"""
+
+
+def test_seeds_on_the_command_line_and_in_the_environment_show_nowhere_once_they_are_read() -> None:
+    cluster, host, user = (KeyPair.generate(role).seed for role in (Role.CLUSTER, Role.HOST, Role.USER))
+    variables = {"WASMCLOUD_HOST_SEED": host, "WASMCLOUD_RPC_SEED": user, "KEPT": "kept", "COPY": f"x {host}"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "--cluster-seed", cluster, "a-name-of-more-than-sixteen"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-2:] == ["None", "kept"]
+    assert "--cluster-seed\n" + "x" * 58 in done.stdout
+    assert "a-name-of-more-than-sixteen" in done.stdout and "KEPT=kept" in done.stdout
+    assert [seed for seed in (cluster, host, user) if seed in done.stdout] == []

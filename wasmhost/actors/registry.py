@@ -1,0 +1,500 @@
+"""The actors of one host: started from an image, scaled, updated, stopped, drained.
+
+Commands for one actor take effect one after another; different actors do not wait for each other. What happened is told
+through events; a failure is both raised to the caller and published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+from weakref import WeakValueDictionary
+
+import structlog
+
+from lattice.chunks import Chunks
+from lattice.claims import ActorClaims, check_times
+from lattice.errors import Code, LatticeError
+from lattice.inventory import ActorDescription, InstanceDescription
+from lattice.keys import Role, is_key
+from lattice.transport import Transport
+from wasmhost.actors import limits
+from wasmhost.actors.directory import ActorDirectory, RunningActor
+from wasmhost.actors.entry import ActorEntry, gather
+from wasmhost.actors.events import ActorEvents, Attempt, PublishEvent
+from wasmhost.actors.halts import ActorHalts
+from wasmhost.actors.rules import (
+    ActorError,
+    check_downgrade,
+    other_reference,
+    require_digest,
+    require_same_image,
+    require_same_limits,
+    require_stoppable,
+    require_update,
+)
+from wasmhost.actors.scale import Annotations, Change
+from wasmhost.actors.start import ActorStarter
+from wasmhost.actors.starts import Starts
+from wasmhost.calls.admission import Admission
+from wasmhost.calls.call_events import CallEvents
+from wasmhost.calls.outbound import Outbound
+from wasmhost.calls.spies import Spies
+from wasmhost.configuration.config import HostConfig
+from wasmhost.guest.calls import Limits
+from wasmhost.guest.engine import Engine
+from wasmhost.images.actor_file import ActorImage, load_actor
+from wasmhost.policy.calls import CallPolicy
+from wasmhost.policy.expiry import ClaimsClock, ExpiryWatch
+from wasmhost.policy.gate import Gate
+from wasmhost.policy.halted import HaltedBook
+
+log = structlog.get_logger()
+
+MOST_INSTANCES: Final = 1000
+"""Instances of one actor on one host."""
+UNBOUNDED: Final = 100
+"""What a command without a count (null: as many as needed) is taken for; instances start only when needed."""
+_START_PATIENCE: Final = 1.5
+"""Seconds that a command waits for the start of its actor, which may be under way: clients wait 2 s for its answer."""
+_LAST_CALLS: Final = 1.0
+"""Seconds beyond the longest call that old instances get after an update: answers have to leave, too."""
+
+
+class ActorRegistry:
+    """Starts and stops actors and knows which run."""
+
+    def __init__(
+        self,
+        *,
+        config: HostConfig,
+        host_id: str,
+        engine: Engine,
+        transport: Transport,
+        chunks: Chunks,
+        directory: ActorDirectory,
+        admission: Admission,
+        outbound: Outbound,
+        publish_event: PublishEvent,
+        put_claims: Callable[[Mapping[str, str]], Awaitable[None]],
+        put_reference: Callable[[str, str], Awaitable[None]] | None = None,
+        known_claims: Callable[[str], Mapping[str, str] | None] = lambda _key: None,
+        call_events: CallEvents | None = None,
+        gate: Gate | None = None,
+        expiry: ExpiryWatch | None = None,
+        halted: HaltedBook | None = None,
+        call_policy: CallPolicy | None = None,
+        spies: Spies | None = None,
+        trace: bool = False,
+    ) -> None:
+        """``put_claims`` makes an actor's claims known to the lattice, ``put_reference`` which key its image holds.
+
+        A failure of either is logged; the actor runs. ``known_claims`` is what the lattice knows of a public key.
+        ``call_policy`` is asked about calls, if given.
+        """
+        self._config = config
+        self._starter = ActorStarter(
+            config=config,
+            engine=engine,
+            transport=transport,
+            chunks=chunks,
+            admission=admission,
+            outbound=outbound,
+            spies=spies,
+            call_events=call_events,
+            call_policy=call_policy,
+            trace=trace,
+        )
+        self._gate = gate or Gate()
+        expiry = expiry or ExpiryWatch(ClaimsClock(), publish_event, host_id)
+        self._clock = expiry.clock
+        self._directory = directory
+        self._events = ActorEvents(publish_event, host_id)
+        self._put_claims = put_claims
+        self._put_reference = put_reference
+        self._known_claims = known_claims
+        self._entries: dict[str, ActorEntry] = {}
+        self._starts = Starts()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.halts = ActorHalts(
+            expiry,
+            halted or HaltedBook(publish_event, host_id),
+            find=self._entries.get,
+            lock=self._lock,
+            end=self._halt,
+        )
+        self._draining = False
+        self.on_change: Callable[[], None] = lambda: None
+        """Called whenever what is wanted here has changed, before anybody is told."""
+
+    def get(self, public_key: str) -> RunningActor | None:
+        return self._directory.get(public_key)
+
+    def resolve_alias(self, alias: str) -> RunningActor | None:
+        return self._directory.resolve_alias(alias)
+
+    def counts(self) -> dict[str, int]:
+        """Wanted instances by public key, as the classic heartbeat lists them."""
+        return {key: entry.scale.total for key, entry in self._entries.items()}
+
+    def descriptions(self, *, per_set: bool = False) -> list[ActorDescription]:
+        """The actors as the inventory lists them: one entry per wanted instance, or per annotation set."""
+        return [self._describe(entry, per_set) for entry in self._entries.values()]
+
+    @property
+    def active_calls(self) -> int:
+        """Calls from the lattice that are not answered yet."""
+        return sum(entry.inbound.active for entry in self._entries.values())
+
+    async def launch(self, reference: str, count: int = 1, annotations: Annotations | None = None) -> str:
+        """Start ``count`` more instances of the actor at ``reference``; its public key.
+
+        Raises what :func:`load_actor` raises, or ActorError; ``actor_start_failed`` is published then.
+        """
+        wanted = annotations or {}
+        async with (
+            self._starts.begin() as start,
+            # commands with one reference keep their order even though images are read in threads
+            self._lock(f"ref {reference}"),
+            Attempt(self._events, reference, wanted) as attempt,
+        ):
+            image = await load_actor(reference, config=self._config, now=self._clock())
+            attempt.public_key = start.key = image.claims.subject
+            async with self._lock(image.claims.subject):
+                running = self._entries.get(image.claims.subject)
+                if running is not None:
+                    require_same_image(running.actor, image)
+                before = running.scale.count(wanted) if running is not None else 0
+                await self._reach(running, image, before + count, wanted)
+        return image.claims.subject
+
+    async def scale(
+        self,
+        reference: str,
+        actor_id: str | None,
+        count: int | None,
+        annotations: Annotations | None = None,
+        *,
+        only_if_absent: bool = False,
+        digest: str = "",
+    ) -> str:
+        """Have exactly ``count`` instances with exactly these annotations (None: unbounded); the public key.
+
+        ``reference`` may be empty for an actor that runs. Scaling to the present count does nothing, and so does
+        scaling to 0 what does not run; the key is empty then if it was not given. ``only_if_absent``: nothing is done
+        either where instances with these annotations run already, however many. ``digest``: what the image must have.
+        """
+        wanted = annotations or {}
+        target = UNBOUNDED if count is None else count
+        async with (
+            self._starts.begin(actor_id or "") as start,
+            self._lock(f"ref {reference or actor_id}"),
+            Attempt(self._events, reference, wanted, actor_id or "", scale_to=target) as attempt,
+        ):
+            running = self._running(actor_id, reference)
+            if running is None and target == 0:
+                return actor_id or ""
+            image = None
+            if running is None:
+                if not reference:
+                    raise ActorError(
+                        f"actor {actor_id} is not running on this host, and no image is named to start it from",
+                        code=Code.NOT_RUNNING,
+                    )
+                image = await load_actor(reference, config=self._config, now=self._clock())
+            key = image.claims.subject if image is not None else running.actor.key if running is not None else ""
+            attempt.public_key = start.key = key
+            if actor_id and key != actor_id:
+                raise ActorError(f"{reference} holds actor {key}, not {actor_id}", code=Code.CONFLICT)
+            async with self._lock(key):
+                current = self._entries.get(key)
+                if only_if_absent and current is not None and current.scale.count(wanted):
+                    return key
+                if digest:
+                    require_digest(digest, image if current is None else current.actor)
+                if current is not None and image is not None:
+                    require_same_image(current.actor, image)
+                elif current is not None and reference and reference != current.actor.reference:
+                    raise other_reference(current.actor, reference)
+                elif current is None and running is not None:  # its last calls were waited for
+                    check_times(running.actor.claims, self._clock())
+                actor = await self._reach(current, image, target, wanted)
+                if actor is not None:
+                    self._events.scaled(actor, wanted, target)
+        return key
+
+    async def update(
+        self,
+        reference: str,
+        *,
+        actor_id: str = "",
+        annotations: Annotations | None = None,
+        accepted: Callable[[], None] = lambda: None,
+    ) -> str:
+        """Replace the module of a running actor by the newer revision at ``reference``; its public key.
+
+        ``accepted`` is called once everything that can be checked without running the module is: what is raised before
+        it is a refusal, which nobody else is told of. The module is then compiled and started beside the old one, which
+        goes on serving; if that fails, it is published and raised, and the old one stays. Calls that had begun finish
+        on the old instances, under the claims they were signed with.
+        """
+        wanted = annotations or {}
+        # as in launch: commands with one reference keep their order
+        async with self._lock(f"ref {reference}"):
+            image = await load_actor(reference, config=self._config, now=self._clock())
+            key = image.claims.subject
+            if actor_id and key != actor_id:
+                raise ActorError(f"{reference} holds actor {key}, not {actor_id}", code=Code.CONFLICT)
+            await self._starts.wait_for(key, lambda: key in self._entries, _START_PATIENCE)
+            async with self._lock(key):
+                self._require_open()
+                entry = require_update(self._entries.get(key), image, wanted)
+                await self._gate.permit_actor(image.claims)
+                accepted()
+                revision = image.claims.revision
+                async with Attempt(self._events, reference, wanted, key, updating=entry.scale, revision=revision):
+                    await self._exchange(entry, image)
+        return key
+
+    async def stop(self, public_key: str, count: int | None = None, annotations: Annotations | None = None) -> None:
+        """Stop ``count`` instances (None or 0: all) that carry at least these annotations.
+
+        Calls in flight on the stopped ones are finished first. Raises ActorError when there is nothing to stop.
+        """
+        wanted = annotations or {}
+        async with self._lock(public_key):
+            entry = require_stoppable(self._entries.get(public_key), public_key, wanted)
+            await self._shrink(entry, entry.scale.remove(wanted, count or None))
+
+    async def check_stop(self, public_key: str, annotations: Annotations) -> None:
+        """Raise the ActorError that :meth:`stop` would raise now.
+
+        A start that may be of this actor is waited for, but not long: its calls are answered, and its start is
+        acknowledged, before it is known here.
+        """
+        await self._starts.wait_for(public_key, lambda: self._is_stoppable(public_key, annotations), _START_PATIENCE)
+        require_stoppable(self._entries.get(public_key), public_key, annotations)
+
+    def _is_stoppable(self, public_key: str, annotations: Annotations) -> bool:
+        entry = self._entries.get(public_key)
+        return entry is not None and entry.scale.matches(annotations)
+
+    async def drain(self, timeout: float | None = None) -> int:
+        """Leave all queue groups, finish the calls in flight, then stop everything.
+
+        After ``timeout`` seconds (None: the configured drain time) calls still in flight are abandoned; how many is
+        returned.
+        """
+        self._draining = True
+        self.halts.close()
+        entries = list(self._entries.values())
+        abandoned = 0
+        try:
+            async with asyncio.timeout(self._config.drain_timeout if timeout is None else timeout):
+                # all actors leave before the first ends: a call in flight may still need another actor of this host
+                await gather(entry.leave_queue_group() for entry in entries)
+                await gather(entry.drain() for entry in entries)
+        except TimeoutError:
+            abandoned = self.active_calls
+            log.warning("host.calls_abandoned", calls=abandoned)
+        await gather(self._end(entry) for entry in entries)
+        for entry in entries:
+            self._tell(entry, entry.scale.remove({}))
+        return abandoned
+
+    async def _reach(
+        self, entry: ActorEntry | None, image: ActorImage | None, count: int, wanted: Annotations
+    ) -> RunningActor | None:
+        """Bring one annotation set to ``count``, starting or ending the actor where that is what it means.
+
+        The actor whose instances changed; None when there was nothing to do.
+        """
+        self._require_open()
+        others = entry.scale.total - entry.scale.count(wanted) if entry is not None else 0
+        if not 0 <= count <= MOST_INSTANCES - others:
+            raise ActorError(
+                f"{count} instances are out of range; one host runs at most {MOST_INSTANCES} of one actor",
+                code=Code.INVALID,
+            )
+        if entry is None:
+            if count == 0:
+                return None
+            if image is None:
+                raise ActorError("the actor was stopped meanwhile; start it again", code=Code.NOT_RUNNING)
+            known = self._known_claims(image.claims.subject)
+            check_downgrade(image, known, refuse=self._config.refuse_downgrades)
+            await self._gate.permit_actor(image.claims)
+            entry = await self._start(image, count, self._limits(wanted))
+        elif count > entry.scale.count(wanted):
+            check_times(entry.actor.claims, self._clock())
+            require_same_limits(entry.actor, wanted)
+            await self._gate.permit_actor(entry.actor.claims)
+        change = entry.scale.set(wanted, count)
+        if change is None:
+            return None
+        if change.started:
+            self.on_change()
+            entry.actor.pool.resize(entry.scale.total)
+            self._tell(entry, [change])
+        else:
+            await self._shrink(entry, [change])
+        return entry.actor
+
+    def _limits(self, wanted: Annotations) -> Limits:
+        """The limits of an actor that is started with these annotations. Raises LimitError."""
+        return limits.changed(self._config.limits, limits.from_annotations(wanted))
+
+    async def _start(self, image: ActorImage, instances: int, bounds: Limits) -> ActorEntry:
+        """Compile, instantiate once, join the queue group: in this order, so that the lattice sees what works."""
+        actor = await self._starter.ready(image, instances, bounds)
+        try:
+            self._require_open()
+            inbound = await self._starter.serve(actor)
+        except BaseException:
+            await actor.pool.close()
+            raise
+        entry = ActorEntry(actor, inbound)
+        try:
+            self._require_open()
+            self._gate.revocations.check(actor.claims)  # it may have been revoked meanwhile
+        except LatticeError:
+            await entry.close()
+            raise
+        self._entries[actor.key] = entry
+        if not self._directory.add(actor):
+            log.warning("actor.alias_taken", actor=actor.key, call_alias=actor.claims.call_alias)
+        self.halts.started(entry)
+        await self._introduce(actor)
+        log.info(
+            "actor.started", actor=actor.key, name=actor.claims.name, reference=image.reference, instances=instances
+        )
+        return entry
+
+    async def _exchange(self, entry: ActorEntry, image: ActorImage) -> None:
+        """Start the new revision beside the old one, then switch in one step."""
+        old = entry.actor
+        bounds = old.pool.limits
+        new = await self._starter.ready(image, entry.scale.total, bounds)
+        try:
+            await self._introduce(new)  # who hears of the update can look up its claims
+            self._require_open()
+            self._gate.revocations.check(new.claims)
+            if self._entries.get(old.key) is not entry:
+                raise ActorError("the actor was stopped meanwhile; start it again", code=Code.NOT_RUNNING)
+        except BaseException:
+            await new.pool.close()
+            raise
+        changes = entry.scale.renew()
+
+        def when_gone() -> None:
+            self._tell_of(old, [replace(stopped, remaining=entry.scale.total) for _, stopped in changes])
+
+        # a call that may be made may last as long as the limits say, and so may the end of the old instances
+        entry.switch(new, patience=bounds.deadline + _LAST_CALLS, when_gone=when_gone)
+        if not self._directory.replace(old, new):
+            log.warning("actor.alias_taken", actor=new.key, call_alias=new.claims.call_alias)
+        self.on_change()
+        for started, _ in changes:
+            self._events.updated(new, started)
+        self.halts.started(entry)
+        log.info(
+            "actor.updated",
+            actor=new.key,
+            name=new.claims.name,
+            reference=new.reference,
+            revision=new.claims.revision,
+            before=old.claims.revision,
+        )
+
+    async def _introduce(self, actor: RunningActor) -> None:
+        """Tell the lattice of the claims of what begins to run; a failure is logged."""
+        try:
+            await self._put_claims(actor.claims.as_metadata())
+            if self._put_reference is not None:
+                await self._put_reference(actor.reference, actor.key)
+        except LatticeError as exc:
+            log.warning("actor.claims_not_published", actor=actor.key, error=str(exc))
+
+    def _require_open(self) -> None:
+        if self._draining:
+            raise ActorError("this host is stopping; start the actor on another one", code=Code.NOT_RUNNING)
+
+    async def _shrink(self, entry: ActorEntry, changes: list[Change], *, at_once: bool = False) -> None:
+        self.on_change()
+        if entry.scale.total == 0 and at_once:
+            await self._end(entry)
+        elif entry.scale.total == 0:
+            await self._finish(entry)
+        else:
+            entry.actor.pool.resize(entry.scale.total)
+        self._tell(entry, changes)
+
+    async def _finish(self, entry: ActorEntry) -> None:
+        """Stop one actor: no new calls, then the ones in flight, then its instances."""
+        self._directory.remove(entry.actor)
+        try:
+            async with asyncio.timeout(self._config.drain_timeout):
+                await entry.leave_queue_group()
+                await entry.drain()
+        except TimeoutError:
+            log.warning("actor.calls_abandoned", actor=entry.actor.key, calls=entry.inbound.active)
+        await self._end(entry)
+
+    async def _end(self, entry: ActorEntry) -> None:
+        self._directory.remove(entry.actor)
+        if self._entries.get(entry.actor.key) is entry:
+            del self._entries[entry.actor.key]
+            self.halts.ended(entry.actor.key)
+        await entry.close()
+        log.info("actor.stopped", actor=entry.actor.key, name=entry.actor.claims.name)
+
+    def running_claims(self) -> list[ActorClaims]:
+        """The claims of everything that runs."""
+        return [entry.actor.claims for entry in self._entries.values()]
+
+    async def _halt(self, entry: ActorEntry, at_once: bool) -> None:
+        await self._shrink(entry, entry.scale.remove({}), at_once=at_once)
+
+    def _running(self, actor_id: str | None, reference: str) -> ActorEntry | None:
+        if actor_id:
+            return self._entries.get(actor_id)
+        if is_key(reference, Role.MODULE):
+            return self._entries.get(reference)
+        return next((entry for entry in self._entries.values() if entry.actor.reference == reference), None)
+
+    def _lock(self, key: str) -> asyncio.Lock:
+        """The lock of a public key, or of ``ref`` and a reference; where both are held, the reference's comes first."""
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
+
+    def _describe(self, entry: ActorEntry, per_set: bool) -> ActorDescription:
+        actor = entry.actor
+        counts = entry.scale.sets() if per_set else ((key, each, 1) for key, each in entry.scale.instances())
+        return ActorDescription(
+            id=actor.key,
+            image_ref=actor.reference,
+            name=actor.claims.name,
+            image_digest=actor.digest,
+            error=actor.barred,
+            instances=[
+                InstanceDescription(
+                    instance_id=instance,
+                    revision=actor.claims.revision,
+                    image_ref=actor.reference,
+                    annotations=dict(annotations),
+                    max_concurrent=count,
+                )
+                for instance, annotations, count in counts
+            ],
+        )
+
+    def _tell(self, entry: ActorEntry, changes: Iterable[Change]) -> None:
+        self._tell_of(entry.actor, changes)
+
+    def _tell_of(self, actor: RunningActor, changes: Iterable[Change]) -> None:
+        for change in changes:
+            self._events.changed(actor, change)

@@ -1,0 +1,1 @@
+"""Where commands find their lattice."""

@@ -1,0 +1,1 @@
+"""What a host answers, obeys and tells on the control and event subjects."""

@@ -1,0 +1,1 @@
+"""Child processes of any kind, and how none of them is left behind."""

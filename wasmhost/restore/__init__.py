@@ -1,0 +1,1 @@
+"""What a host was asked to run, and how it comes back with it."""
