@@ -26,6 +26,7 @@ from lattice.moving import Move
 from lattice.outbox import Outbox
 from lattice.standstill import Standstill
 from lattice.subscription import Subscription, check_filter
+from lattice.subscriptions import Subscriptions
 from lattice.transport import Headers, MessageHandler, Reply, State
 from lattice.waiters import Waiters
 from lattice.wires import Dial, Outgoing, Wire, WireLost
@@ -69,22 +70,23 @@ class Connection:
         self._violations = server_errors.ViolationLog()
         self._violation_watchers: list[Callable[[server_errors.Violation], None]] = []
         self._outbox = Outbox()
-        self._leaving: Wire | None = None
-        """The wire that was left for the present one, as long as messages may still arrive over it."""
         self._known: tuple[str, ...] = ()
         self._max_payload = 1024 * 1024
         self._state = State.RECONNECTING
         self._connected = asyncio.Event()
         self._watchers: list[Callable[[State], None]] = []
-        self._asking_again: asyncio.Task[None] | None = None
-        self._subscriptions: dict[int, Subscription] = {}
-        self._last_sid = 0
+        self._subscriptions = Subscriptions(
+            self._outbox,
+            self._connected,
+            confirm_timeout=limits.confirm_timeout,
+            refused_retry=limits.refused_retry,
+        )
         self._supervisor: asyncio.Task[None] | None = None
         self._standstill = Standstill(self.flush)
 
     async def open(self) -> None:
         """Dial the first wire, once; afterwards the connection keeps itself alive until it is closed."""
-        inbox = self._add(f"{self._inbox}*", "", self._on_reply)
+        inbox = self._subscriptions.add(f"{self._inbox}*", "", self._on_reply)
         await self._attach(await self._dial((), self._on_error))
         if inbox.refused:
             await self.close()
@@ -178,17 +180,17 @@ class Connection:
         if not queue.isprintable() or " " in queue:
             raise MalformedMessage(f"queue group {queue!r}: must not hold spaces or control characters")
         self._check_open(subject)
-        subscription = self._add(subject, queue, handler)
+        subscription = self._subscriptions.add(subject, queue, handler)
         try:
             if self._wire is not None:
                 self._outbox.write()
                 self._wire.subscribe(subscription.sid, subject, queue, handler)
             await self._confirm(f"subscription to {subject}")
         except BaseException:
-            self._drop(subscription)
+            self._subscriptions.drop(subscription)
             raise
         if subscription.refused:
-            self._drop(subscription)
+            self._subscriptions.drop(subscription)
             raise self._refusal(subscription)
         subscription.confirmed = True
         return subscription
@@ -257,9 +259,9 @@ class Connection:
             with suppress(WireLost, TimeoutError):
                 async with asyncio.timeout(self._limits.drain_timeout):
                     self._outbox.write()
-                    for sid, subscription in self._subscriptions.items():
+                    for subscription in self._subscriptions:
                         if subscription.subject != f"{self._inbox}*":
-                            wire.unsubscribe(sid)
+                            wire.unsubscribe(subscription.sid)
                     await wire.barrier(self._limits.drain_timeout)
                     # What the last messages caused was queued while the barrier was on its way.
                     self._outbox.write()
@@ -274,11 +276,10 @@ class Connection:
         self._set_state(State.CLOSED)
         self._standstill.stop()
         self._connected.set()  # wakes whoever waits for it; they look at the state
-        for task in (self._supervisor, self._asking_again):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await asyncio.wait({task}, timeout=self._limits.drain_timeout)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait({self._supervisor}, timeout=self._limits.drain_timeout)
+        await self._subscriptions.stop_asking(self._limits.drain_timeout)
         self._waiters.fail(self._disconnected)
         self._waiters.close()
         self._subscriptions.clear()
@@ -326,19 +327,13 @@ class Connection:
         if violation is None:
             log.error("connection.error", server=self.server, error=text[:500])
             if server_errors.is_subscription_limit(text):
-                for subscription in self._subscriptions.values():
-                    if not subscription.confirmed:
-                        subscription.refused = text
+                self._subscriptions.refuse_unconfirmed(text)
             return
         if self._violations.add(violation):
             for watcher in self._violation_watchers:
                 watcher(violation)
         if violation.operation == "subscription":
-            for subscription in self._subscriptions.values():
-                if violation.concerns(subscription.subject, subscription.queue):
-                    subscription.refused = text
-                    if subscription.confirmed and self._asking_again is None:
-                        self._asking_again = self._loop.create_task(self._ask_again(), name="nats subscriptions")
+            self._subscriptions.refuse(violation, text)
             return
         self._waiters.fail(
             lambda subject: NotAuthorized(
@@ -346,68 +341,6 @@ class Connection:
             ),
             only=violation.concerns,
         )
-
-    # -- subscriptions ------------------------------------------------------------------------------------------------
-
-    def _add(self, subject: str, queue: str, handler: MessageHandler) -> Subscription:
-        self._last_sid += 1
-        subscription = Subscription(self._leave, self._last_sid, subject, queue, handler)
-        self._subscriptions[subscription.sid] = subscription
-        return subscription
-
-    def _drop(self, subscription: Subscription) -> None:
-        if self._subscriptions.pop(subscription.sid, None) is not None:
-            for wire in (self._wire, self._leaving):
-                if wire is not None:
-                    wire.unsubscribe(subscription.sid)
-                    wire.forget(subscription.sid)
-
-    async def _leave(self, subscription: Subscription) -> None:
-        if self._subscriptions.pop(subscription.sid, None) is None:
-            return
-        if self._wire is not None:
-            self._outbox.write()
-        wires = [wire for wire in (self._leaving, self._wire) if wire is not None]
-        for wire in wires:
-            wire.unsubscribe(subscription.sid)
-        for wire in wires:
-            await self._await_end(wire, subscription)
-
-    async def _await_end(self, wire: Wire, subscription: Subscription) -> None:
-        try:
-            await wire.barrier(self._limits.confirm_timeout)
-        except WireLost:
-            pass
-        except TimeoutError:
-            raise Unreachable(
-                f"the NATS server at {wire.server} did not confirm the end of the subscription to "
-                f"{subscription.subject} within {self._limits.confirm_timeout:g} s"
-            ) from None
-        finally:
-            wire.forget(subscription.sid)
-
-    async def _ask_again(self) -> None:
-        """Subscribe again to what the server permitted once and refuses now: permissions change while it runs."""
-        pause = self._limits.refused_retry
-        try:
-            while refused := [each for each in self._subscriptions.values() if each.confirmed and each.refused]:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 30.0)
-                await self._connected.wait()
-                wire = self._wire
-                if wire is None:
-                    continue
-                for each in refused:
-                    if each.sid in self._subscriptions:
-                        each.refused = ""
-                        wire.subscribe(each.sid, each.subject, each.queue, each.handler)
-                with suppress(WireLost, TimeoutError):
-                    await wire.barrier(self._limits.confirm_timeout)
-                    for each in refused:
-                        if not each.refused:
-                            log.info("connection.permitted_again", server=self.server, subject=each.subject)
-        finally:
-            self._asking_again = None
 
     async def _confirm(self, what: str) -> None:
         """Wait until a server knows all present subscriptions."""
@@ -433,9 +366,7 @@ class Connection:
     async def _attach(self, wire: Wire) -> None:
         self._adopt(wire)
         try:
-            for subscription in self._subscriptions.values():
-                subscription.refused = ""
-                wire.subscribe(subscription.sid, subscription.subject, subscription.queue, subscription.handler)
+            self._subscriptions.make_on(wire)
             await wire.barrier(self._limits.confirm_timeout)
         except BaseException as error:
             self._outbox.wire = None
@@ -502,13 +433,13 @@ class Connection:
         move = Move(old, new, inbox=f"{self._inbox}*")
         self._violations.ignore(move.probe)
         try:
-            await move.subscribe(self._subscriptions.values())
+            await move.subscribe(self._subscriptions)
             # What was sent over the old wire has arrived before anything leaves over the new one.
             self._outbox.hold()
             with suppress(WireLost, TimeoutError):
                 await old.barrier(self._limits.retry_max)
-            move.catch_up(self._subscriptions.values())
-            self._leaving = old
+            move.catch_up(self._subscriptions)
+            self._subscriptions.leaving = old
             self._adopt(new)
         except (WireLost, TimeoutError) as error:
             log.info("connection.not_moved", server=new.server, reason=str(error) or "it does not answer")
@@ -520,7 +451,7 @@ class Connection:
         try:
             await move.leave_old()
         finally:
-            self._leaving = None
+            self._subscriptions.leaving = None
             await old.close()
         log.info(
             "connection.moved",
