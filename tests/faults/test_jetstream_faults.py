@@ -124,3 +124,38 @@ def test_a_jetstream_that_is_full_off_or_emptied_is_named_and_calls_go_on_with_t
     again = fleet.host("one")
     assert len(fleet.links()) == len(links) + 1, "they are in the bucket again, not only in a host"
     assert again.stop(signal.SIGTERM) == 0
+
+
+def test_a_jetstream_that_may_only_be_read_is_named_and_used_again_once_it_may_be_written(
+    new_fleet: Callable[..., Fleet], tmp_path: Path
+) -> None:
+    fleet = new_fleet(NatsServer(tmp_path / "nats", config=denying("nothing")))
+    fleet.env["WASMHOST_NATS_URL"] = url = fleet.nats.login_url("host")
+    host = fleet.host("one", url=url)
+    fleet.start_counter("one")
+    assert post_large(fleet) == (200, "")
+    links = sorted(fleet.links())
+    with fleet.load() as load:
+        fleet.nats.reload(denying("$KV.>", "$O.>", "$JS.API.STREAM.CREATE.>", "$JS.API.STREAM.PURGE.>"))
+        refused = put_link(fleet, "lost")
+        assert (refused.returncode, "permit" in refused.stderr) == (8, True), refused.stderr
+        status, error = post_large(fleet)
+        assert (status, "permit" in error) == (500, True), error
+        assert sorted(fleet.links()) == links
+        load.wait_for_more(50, timeout=10)
+        assert not load.failures, load.reasons
+
+        fleet.nats.reload(denying("nothing"))
+        host.wait_until(lambda: put_link(fleet, "kept").returncode == 0, timeout=15, what="a link that is stored")
+        assert post_large(fleet) == (200, "")
+        assert not load.failures, load.reasons
+    fleet.check_counted(load)
+    print(f"JetStream read-only: {load.figures()}")
+    assert host.stop(signal.SIGTERM) == 0
+
+
+def denying(*subjects: str) -> str:
+    """A server whose one user may publish all but these subjects."""
+    denied = ", ".join(f'"{subject}"' for subject in subjects)
+    permissions = f"{{publish: {{deny: [{denied}]}}}}"
+    return f'authorization {{ users: [ {{user: "host", password: "pw", permissions: {permissions}}} ] }}\n'
