@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import errno
 import json
-import logging
 import signal
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import structlog
 
-from lattice import events, subjects
+from lattice import subjects
 from lattice.errors import Code, LatticeError, Unreachable
 from lattice.links import LinkDefinition
 from lattice.transport import State
-from wasmhost import logs
-from wasmhost.calls.budget import Budget
 from wasmhost.processes.leftovers import INSTANCE_MARK, end_leftovers
 from wasmhost.processes.process import ChildProcess, describe_exit
 from wasmhost.supervision.health import Condition, HealthReply, LinkStatus
 from wasmhost.supervision.health_asking import Doubt, HealthAsking, Silence
-from wasmhost.supervision.health_news import HealthNews
 from wasmhost.supervision.key_telling import KeyTeller
 from wasmhost.supervision.link_telling import LET_FINISH, ClassicLinks, LinkTeller, OwnLinks, publish_removal
-from wasmhost.supervision.log_lines import read_log_line
+from wasmhost.supervision.provider_events import ProviderEvents
 from wasmhost.supervision.provider_image import ProviderImage
+from wasmhost.supervision.provider_output import ProviderOutput
 from wasmhost.supervision.silence_meter import SilenceMeter
 from wasmhost.supervision.surroundings import Surroundings
 
 log = structlog.get_logger(__name__)
 
-_KEPT_LINES: Final = 50
 _FIRST_PATIENCE: Final = 0.2
 """Seconds that the first question to a new process of ours waits for its answer; each further one waits longer."""
 _READY_POLL: Final = (0.03, 0.25)
 """First and longest pause between the questions whether a new process is ready, in seconds."""
-_LINES: Final = (100, 1000)
-"""Lines of output that are logged: per second in the long run, and at once."""
 RENEWED: Final = "started anew with new keys"
 _SILENT: Final = "does not answer health checks"
 _CANNOT_START: Final = {
@@ -75,7 +68,6 @@ class SupervisedProvider:
         self.restarts = 0
         self.links: dict[str, LinkStatus] = {}
         """By actor key, as far as known."""
-        self.last_lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._around = surroundings
         self._timing = surroundings.timing
         self._asking: HealthAsking
@@ -89,17 +81,14 @@ class SupervisedProvider:
         """This very process has answered a health check."""
         self._at_start: tuple[LinkDefinition, ...] = ()
         self._killed = False
-        self._complaint = ""
-        """The last thing that the process said which may explain its end."""
         self._silence: SilenceMeter | None = None
         """Of the present process, once it is up."""
-        self._news = HealthNews(surroundings.timing.health_interval)
+        self._events = ProviderEvents(image, link_name=link_name, annotations=annotations, surroundings=surroundings)
         self._check_now = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._gone: asyncio.Event | None = None
         """Set when a stop that was begun has ended."""
-        self._lines = Budget(per_second=_LINES[0], burst=_LINES[1])
         self._keys = KeyTeller(
             ours=image.ours,
             wanted=lambda: surroundings.keys_of(*self.key),
@@ -111,10 +100,16 @@ class SupervisedProvider:
         self._renewing = False
         """Its process is being replaced on purpose."""
         self._log = log.bind(provider=image.name, provider_id=image.public_key, link_name=link_name)
+        self._output = ProviderOutput(self._log)
 
     @property
     def key(self) -> tuple[str, str]:
         return self.image.public_key, self.link_name
+
+    @property
+    def last_lines(self) -> Collection[str]:
+        """The last lines that its processes printed."""
+        return self._output.last_lines
 
     @property
     def pid(self) -> int | None:
@@ -173,7 +168,7 @@ class SupervisedProvider:
             life.cancel()
             await asyncio.wait({life})
         if not quietly:
-            self._publish(events.provider_stopped, **self._instance(), reason=reason)
+            self._events.stopped(self.instance_id, reason)
         self._log.info("provider.stopped", reason=reason)
 
     async def renew_keys(self) -> bool:
@@ -260,9 +255,9 @@ class SupervisedProvider:
                 self._renewing = False
                 self._stop_telling()
                 self._answered, self._silence = False, None
-                self._news.forget()
+                self._events.forget_health()
                 self.condition, self.error = Condition.STARTING, RENEWED
-                self._publish(events.provider_stopped, **self._instance(), reason=RENEWED)
+                self._events.stopped(self.instance_id, RENEWED)
                 continue
             self._note_death(reason)
             await self._abandon_calls(reason)
@@ -277,7 +272,7 @@ class SupervisedProvider:
         self._stop_telling()
         self._answered = False
         self._silence = None
-        self._news.forget()
+        self._events.forget_health()
         # One that has worked, or that somebody killed, is on its way back; one that ended by itself before it ever
         # was up has yet to show that it can work at all.
         coming_back = was_up or self._killed
@@ -285,9 +280,9 @@ class SupervisedProvider:
         self.links = {actor: LinkStatus(self.condition, reason) for actor in self.links}
         self._log.warning("provider.died", reason=reason, restarts=self.restarts)
         if coming_back:
-            self._publish(events.provider_stopped, **self._instance(), reason=reason)
+            self._events.stopped(self.instance_id, reason)
         else:
-            self._publish_start_failure(reason)
+            self._events.start_failed(reason)
 
     async def _abandon_calls(self, reason: str) -> None:
         """Let calls in flight fail now rather than by their deadline, unless another host runs this provider, too."""
@@ -306,7 +301,7 @@ class SupervisedProvider:
         image, around = self.image, self._around
         self.instance_id = str(uuid.uuid4())
         self._answered = self._killed = False
-        self._complaint = ""
+        self._output.begin()
         self._asking = HealthAsking(
             around.transport,
             around.lattice,
@@ -333,7 +328,7 @@ class SupervisedProvider:
                 environment=around.environment(self, folder),
                 folder=folder,
                 first_line=around.host_data(self),
-                on_line=self._on_line,
+                on_line=self._output.take,
                 dies_with_parent=not image.ours,
                 confined=not image.ours,
             )
@@ -347,7 +342,8 @@ class SupervisedProvider:
         try:
             code = await process.wait()
             self._killed = code in (-signal.SIGKILL, -signal.SIGTERM)
-            last_words = f": {self._complaint}" if self._complaint and not self._killed else ""
+            complaint = self._output.complaint
+            last_words = f": {complaint}" if complaint and not self._killed else ""
             return describe_exit(code) + last_words
         finally:
             watching.cancel()
@@ -390,7 +386,7 @@ class SupervisedProvider:
                     return
                 if self._teller is not None:
                     await doubt.look(self._teller.repeat)
-                calm = self._news.healthy and all(link.state is Condition.READY for link in self.links.values())
+                calm = self._events.healthy and all(link.state is Condition.READY for link in self.links.values())
                 pause = interval if calm or not self._answered else timing.trouble_interval
                 await self._pause(doubt.pause(pause))
         except asyncio.CancelledError:
@@ -420,7 +416,7 @@ class SupervisedProvider:
                 reported = True
                 self.condition = Condition.DEGRADED
                 self.error = f"no answer to health checks for {timing.start_timeout:g} s after its start"
-                self._publish_start_failure(self.error)
+                self._events.start_failed(self.error)
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, longest)
 
@@ -434,12 +430,7 @@ class SupervisedProvider:
             self._teller = ClassicLinks(around.transport, around.lattice, known=self._at_start, holding=around.holding)
         self._ever_up, self._answered = True, answer is not None
         self.condition, self.error = (Condition.READY, "") if self._answered else (Condition.DEGRADED, _SILENT)
-        self._publish(
-            events.provider_started,
-            **self._instance(),
-            image_ref=self.image.reference,
-            claims=self.image.claims.event_document(),
-        )
+        self._events.started(self.instance_id)
         self._log.info("provider.ready", answers=self._answered)
         await self._catch_up()
         self._is_up.set()
@@ -482,11 +473,7 @@ class SupervisedProvider:
 
     def _publish_health(self, failure: str) -> None:
         now = asyncio.get_running_loop().time()
-        if (news := self._news.of(failure, now, answered=self._answered)) is None:
-            return
-        build, members = news
-        self._publish(build, **members)
-        if build is events.health_check_failed:
+        if self._events.health(failure, now, answered=self._answered):
             self._log.warning("provider.unhealthy", reason=failure)
 
     async def _pause(self, seconds: float) -> None:
@@ -505,40 +492,3 @@ class SupervisedProvider:
         except LatticeError as error:
             if not (isinstance(error, Unreachable) and error.code is Code.NO_RESPONDERS):
                 self._log.info("provider.shutdown_unanswered", error=str(error))
-
-    def _publish(self, build: Callable[..., events.Built], **members: Any) -> None:
-        self._around.publish(
-            *build(
-                public_key=self.image.public_key,
-                link_name=self.link_name,
-                contract_id=self.image.contract_id,
-                **members,
-            )
-        )
-
-    def _instance(self) -> dict[str, Any]:
-        return {
-            "instance_id": self.instance_id,
-            "annotations": self.annotations,
-            "host_id": self._around.host_id,
-        }
-
-    def _publish_start_failure(self, reason: str) -> None:
-        self._around.publish(
-            *events.provider_start_failed(provider_ref=self.image.reference, link_name=self.link_name, error=reason)
-        )
-
-    def _on_line(self, line: str) -> None:
-        """Log one line of its output; ours are JSON, others anything. It may repeat what it was told, secrets too."""
-        line = logs.hide(line)
-        level, text, fields = read_log_line(line)
-        reason = fields.get("reason")
-        said = f"{text}: {reason}" if isinstance(reason, str) else text
-        self.last_lines.append(said)
-        if level >= logging.WARNING or text is line:
-            self._complaint = said
-        if not self._lines.take():
-            return
-        if missed := self._lines.refused():
-            self._log.warning("provider.log_dropped", lines=missed, reason=f"more than {_LINES[0]} per second")
-        self._log.log(level, "provider.log", text=text, **fields)
