@@ -2,6 +2,8 @@
 #   make up     the first application on http://127.0.0.1:8080/
 #   make test   everything the tests need, then the tests
 PYTHON ?= python3
+# Files of tests that run at the same time; most of them wait for processes of their own.
+TEST_WORKERS ?= 2
 BIN := .venv/bin
 
 .PHONY: up test lint bench actors clean
@@ -11,7 +13,7 @@ up: .venv/.runtime
 
 test: .venv/.dev
 	@tests/packages.sh
-	@exec $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@exec $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +108,13 @@ def real_modules() -> dict[str, bytes]:
     }
 
 
-async def test_real_modules_answer_as_recorded(make_pool: PoolMaker, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_real_modules_answer_as_recorded(make_pool: PoolMaker, note: Callable[[str], None]) -> None:
     modules = real_modules()
     ran = 0
     for call in CALLS:
         if call["module"] in modules:
             await replay(call, modules[call["module"]], make_pool)
             ran += 1
-    with capsys.disabled():
-        where = os.environ.get(FIXTURES) or f"no folder named by {FIXTURES}"
-        print(f"\nreal actors: {len(modules)} of {len(MODULES)} modules, {ran} calls ({where})")
+    where = os.environ.get(FIXTURES) or f"no folder named by {FIXTURES}"
+    note(f"real actors: {len(modules)} of {len(MODULES)} modules, {ran} calls ({where})")
     assert modules or not os.environ.get(FIXTURES), f"{FIXTURES} names a folder without any of the recorded modules"
