@@ -41,7 +41,6 @@ class Call:
 
     __slots__ = (
         "_abort",
-        "_begun",
         "_ended",
         "_error",
         "_instance",
@@ -50,6 +49,7 @@ class Call:
         "_scope",
         "_started",
         "_turn",
+        "begun",
         "context",
         "deadline",
         "done",
@@ -65,7 +65,8 @@ class Call:
         self.payload = payload
         self.context = context
         self.deadline = deadline
-        self._begun = begun
+        self.begun = begun
+        """When it arrived, by the clock of the loop."""
         self._started: float | None = None
         self._ended = begun
         self._instance: Instance | None = None
@@ -84,7 +85,7 @@ class Call:
     @property
     def waited(self) -> float:
         """Seconds from its arrival until it got an instance, or until it was done without one."""
-        return (self._ended if self._started is None else self._started) - self._begun
+        return (self._ended if self._started is None else self._started) - self.begun
 
     @property
     def ran(self) -> float:
@@ -178,7 +179,7 @@ class Call:
             self._turn.set_result(None)
 
     def _late(self) -> LatticeError:
-        allowed = self.deadline - self._begun
+        allowed = self.deadline - self.begun
         if self._instance is None:
             return Unreachable(
                 f"{self.operation}: no instance of the actor was free within {allowed:.3g} s", code=Code.TIMED_OUT

@@ -240,6 +240,30 @@ async def test_a_burst_is_seen_before_it_is_served(make_pool: PoolMaker) -> None
     assert payload in results, "some wait, and how many of them in vain is for this machine's other work to say"
 
 
+async def test_once_calls_are_fast_again_no_slow_times_before_refuse_any(make_pool: PoolMaker) -> None:
+    pause = 0.5
+
+    async def answer(_call: HostCall, _context: CallContext) -> bytes:
+        await asyncio.sleep(pause)
+        return b""
+
+    pool = await make_pool("asks_host", host_calls=answer)
+    slow = [pool.begin("Ask.Host", b"", context()) for _ in range(5)]
+    await asyncio.gather(*(call.wait() for call in slow if not call.done))
+
+    pause = 0.001
+    refused = [await three_at_once(pool) for _ in range(100)]
+    assert refused[0], "the slow times are known"
+    assert not any(refused[50:])
+
+
+async def three_at_once(pool: ActorPool) -> int:
+    """How many of them were refused."""
+    calls = [pool.begin("Ask.Host", b"", context(1.0)) for _ in range(3)]
+    results = await asyncio.gather(*(call.wait() for call in calls), return_exceptions=True)
+    return sum(isinstance(result, Overloaded) for result in results)
+
+
 async def test_a_refusal_can_be_asked_for_before_the_call_is_made(make_pool: PoolMaker) -> None:
     gate = asyncio.Event()
 

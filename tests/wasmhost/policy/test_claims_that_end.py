@@ -184,7 +184,7 @@ async def test_a_downgrade_is_refused_after_all_hosts_were_restarted(config: Hos
     module = KeyPair.generate(Role.MODULE)
     newer = actors.write(tmp_path, actors.signed(actors.ECHO, module=module, revision=3), "3.wasm")
     older = actors.write(tmp_path, actors.signed(actors.ECHO, module=module, revision=2), "2.wasm")
-    guarded = replace(config, refuse_downgrades=True)
+    guarded = replace(config, refuse_downgrades=True, restore=False)
     async with Host(guarded) as host:
         await host.actors.launch(newer)
     async with Host(guarded) as host:
