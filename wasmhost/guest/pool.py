@@ -244,10 +244,12 @@ class ActorPool:
         if call.deadline <= now:
             call.expire()  # its caller gave up: no work for nobody
             return
-        # One that was alone in the queue has seen half a pace on average. It has to count: where a pace of worse times
-        # lets nobody wait behind another one, there are only such calls, and it would never be known to have ended.
-        since_last = now - self._left_queue if self._left_queue is not None else 2 * (now - call.begun)
-        self._pace += (since_last - self._pace) * (_SMOOTHING if self._pace else 1.0)
+        if self._left_queue is not None:
+            self._pace += (now - self._left_queue - self._pace) * (_SMOOTHING if self._pace else 1.0)
+        elif not self._waiting:
+            # It was alone, and saw half a pace on average. That has to count: where the pace of worse times lets nobody
+            # wait behind another one, there are only such calls, and the better times would never be known.
+            self._pace += min(0.0, 2 * (now - call.begun) - self._pace) * _SMOOTHING
         self._left_queue = now if self._waiting else None
         self._start_call(call, now)
 
