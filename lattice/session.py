@@ -476,7 +476,7 @@ class Connection:
         """Dial until it works; returns the number of rounds that took."""
         pause = self._limits.retry_min
         rounds = 0
-        told, told_at = "", 0.0
+        told: dict[str, float] = {}
         while True:
             rounds += 1
             # The jitter keeps the clients of a restarted server from arriving all at once.
@@ -484,13 +484,14 @@ class Connection:
             try:
                 await self._attach(await self._dial(self._known, self._on_error))
             except LatticeError as error:
-                # What somebody has to mend is said when it is new, and now and then again.
-                new = str(error) != told or self._loop.time() - told_at > _REMIND
-                if new and not isinstance(error, Unreachable):
-                    told, told_at = str(error), self._loop.time()
-                    log.warning("connection.retry", round=rounds, error=told)
+                # What somebody has to mend is said when it is new, and now and then again. A server may put the same
+                # refusal in several words by turns.
+                reason, now = str(error), self._loop.time()
+                if not isinstance(error, Unreachable) and now - told.get(reason, -_REMIND) >= _REMIND:
+                    told[reason] = now
+                    log.warning("connection.retry", round=rounds, error=reason)
                 else:
-                    log.debug("connection.retry", round=rounds, error=str(error))
+                    log.debug("connection.retry", round=rounds, error=reason)
             else:
                 return rounds
             pause = min(pause * 2, self._limits.retry_max)
