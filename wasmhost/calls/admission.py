@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from lattice.authority import Authority
 from lattice.chunks import Digest
@@ -20,6 +21,8 @@ from lattice.verify import (
     verify_invocation,
 )
 from wasmhost.actors.directory import RunningActor
+
+T = TypeVar("T")
 
 
 def _tell_forgery(error: LatticeError) -> None:
@@ -69,19 +72,7 @@ class Admission:
 
         The signature and all that it covers come before what its origin may do.
         """
-        try:
-            verify_invocation(
-                invocation,
-                target_key=actor.key,
-                authority=self.authority,
-                replay=self._replay,
-                now=self._clock(),
-                max_age=self._max_age,
-                skew=self._skew,
-            )
-        except (NotAuthorized, MalformedMessage) as exc:
-            self._refuse(exc, actor)
-            raise
+        self._verify(verify_invocation, invocation, actor)
         self.authorise(invocation, actor)
 
     def admit_chunked(self, invocation: Invocation, actor: RunningActor) -> Digest:
@@ -89,8 +80,13 @@ class Admission:
 
         The call may run once the digest that this returns has seen the argument and found it right.
         """
+        digest = self._verify(verify_chunked, invocation, actor)
+        self.authorise(invocation, actor)
+        return _HostDigest(digest)
+
+    def _verify(self, verify: Callable[..., T], invocation: Invocation, actor: RunningActor) -> T:
         try:
-            digest = verify_chunked(
+            return verify(
                 invocation,
                 target_key=actor.key,
                 authority=self.authority,
@@ -102,8 +98,6 @@ class Admission:
         except (NotAuthorized, MalformedMessage) as exc:
             self._refuse(exc, actor)
             raise
-        self.authorise(invocation, actor)
-        return _HostDigest(digest)
 
     def _refuse(self, error: LatticeError, actor: RunningActor) -> None:
         _tell_forgery(error)

@@ -15,6 +15,7 @@ from wasmhost.cli.accepted import Accepted, accepting
 from wasmhost.cli.actors import COUNT_FLAGS, LOOK, Placed, actor_and_host, find_running, hosts_of, placed
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.failures import start_failure
+from wasmhost.cli.host_option import host_option
 from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import shorten
 from wasmhost.cli.placing import pairs
@@ -28,14 +29,7 @@ STOP_TIMEOUT = 15.0
 
 @click.command("actor", short_help="stop an actor")
 @click.argument("names", nargs=-1, required=True, metavar="ACTOR", shell_complete=complete.actors_of_lattice)
-@click.option(
-    "--host",
-    "--host-id",
-    "host_text",
-    metavar="HOST",
-    shell_complete=complete.hosts,
-    help="Only on this host (default: wherever it runs).",
-)
+@host_option("Only on this host (default: wherever it runs).")
 @click.option("--count", type=click.IntRange(1, 65535), metavar="N", help="Only so many instances on each host.")
 @click.option("--skip-wait", is_flag=True, help="Return when the hosts have accepted it.")
 @lattice_options
@@ -120,14 +114,7 @@ async def stop_and_wait(
 
 @click.command("actor", short_help="change how many instances of an actor run")
 @click.argument("names", nargs=-1, required=True, metavar="ACTOR COUNT", shell_complete=complete.actors_of_lattice)
-@click.option(
-    "--host",
-    "--host-id",
-    "host_text",
-    metavar="HOST",
-    shell_complete=complete.hosts,
-    help="On this host (needed when it runs on several).",
-)
+@host_option("On this host (needed when it runs on several).")
 @click.option("-c", *COUNT_FLAGS, "count", type=click.IntRange(0, 65535), hidden=True)
 @click.option(
     "-a",

@@ -19,6 +19,7 @@ from lattice.observer import observe
 from wasmhost.cli import actors, identify, providers
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
+from wasmhost.cli.host_option import host_option
 from wasmhost.cli.output import printable, shorten
 from wasmhost.cli.session import Session
 
@@ -89,9 +90,7 @@ class _Answers:
 @click.option(
     "-n", "--lines", type=click.IntRange(0, MOST_LINES), default=100, show_default=True, help="Last lines to show."
 )
-@click.option(
-    "--host", "--host-id", "host_text", metavar="HOST", shell_complete=complete.hosts, help="Only from this host."
-)
+@host_option("Only from this host.")
 @click.option("--level", type=click.Choice(_LEVELS), default="debug", help="Only this level and above.")
 @lattice_options
 @pass_app

@@ -12,8 +12,8 @@ import click
 from lattice.control import Inventory
 from lattice.errors import Unreachable
 from wasmhost.apps.moving import to_annotations
-from wasmhost.cli import names as complete
 from wasmhost.cli.exit_codes import ExitCode
+from wasmhost.cli.host_option import host_option
 from wasmhost.cli.problems import Problem, invalid, not_found
 from wasmhost.cli.session import Session
 
@@ -69,10 +69,7 @@ def placing_options(command: F) -> F:
             "-c", "--constraint", "constraints", multiple=True, metavar="LABEL=VALUE",
             help="Only on a host with this label. Repeatable.",
         ),
-        click.option(
-            "--host", "--host-id", "host_text", metavar="HOST", shell_complete=complete.hosts,
-            help="Host to start it on (default: the least busy one that bids).",
-        ),
+        host_option("Host to start it on (default: the least busy one that bids)."),
     ):  # fmt: skip
         command = option(command)
     return command

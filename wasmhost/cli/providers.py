@@ -17,6 +17,7 @@ from wasmhost.cli.accepted import Accepted, accepting
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.failures import start_failure
 from wasmhost.cli.halted import halted_documents, show_halted
+from wasmhost.cli.host_option import host_option
 from wasmhost.cli.identify import Candidate
 from wasmhost.cli.image_references import image_reference
 from wasmhost.cli.output import Column, Output, Row, shorten
@@ -276,14 +277,7 @@ async def find_running(session: Session, text: str) -> tuple[Candidate, list[Inv
 @click.command("provider", short_help="stop a provider")
 @click.argument("names", nargs=-1, required=True, metavar="PROVIDER", shell_complete=complete.providers_of_lattice)
 @click.option("-l", "--link-name", default=None, help="Only the one of this link name (default: all of them).")
-@click.option(
-    "--host",
-    "--host-id",
-    "host_text",
-    metavar="HOST",
-    shell_complete=complete.hosts,
-    help="Only on this host (default: wherever it runs).",
-)
+@host_option("Only on this host (default: wherever it runs).")
 @click.option("--skip-wait", is_flag=True, help="Return when the hosts have accepted it.")
 @lattice_options
 @pass_app

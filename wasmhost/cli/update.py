@@ -13,6 +13,7 @@ from wasmhost.cli import actors
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.failures import failure
+from wasmhost.cli.host_option import host_option
 from wasmhost.cli.image_references import image_reference
 from wasmhost.cli.output import shorten
 from wasmhost.cli.problems import Problem, invalid, timed_out
@@ -36,14 +37,7 @@ class Updated:
 
 @click.command("actor", short_help="put a newer revision of an actor in its place")
 @click.argument("names", nargs=-1, required=True, metavar="ACTOR IMAGE", shell_complete=complete.actors_of_lattice)
-@click.option(
-    "--host",
-    "--host-id",
-    "host_text",
-    metavar="HOST",
-    shell_complete=complete.hosts,
-    help="Only on this host (default: wherever it runs).",
-)
+@host_option("Only on this host (default: wherever it runs).")
 @lattice_options
 @pass_app
 def update_actor(app: App, names: tuple[str, ...], host_text: str | None) -> None:
