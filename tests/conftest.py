@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.nats import NatsServer
+from tests.support.processes import Running
 from tests.support.redis import RedisServer
 
 # A busy machine makes single examples slow; that says nothing about the code.
@@ -30,6 +31,21 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server = RedisServer(tmp_path_factory.mktemp("redis")).start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def start(env: dict[str, str]) -> Iterator[Callable[..., Running]]:
+    """Start wasmhost commands that are killed at the end of the test, whatever happened."""
+    running: list[Running] = []
+
+    def begin(*arguments: str, **kwargs: object) -> Running:
+        process = Running(list(arguments), env=env, **kwargs)  # type: ignore[arg-type]
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
 
 
 @pytest.fixture

@@ -19,21 +19,6 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def start(env: dict[str, str]) -> Iterator[Callable[..., Running]]:
-    """Start wasmhost commands that are killed at the end of the test, whatever happened."""
-    running: list[Running] = []
-
-    def begin(*arguments: str, **kwargs: object) -> Running:
-        process = Running(list(arguments), env=env, **kwargs)  # type: ignore[arg-type]
-        running.append(process)
-        return process
-
-    yield begin
-    for process in running:
-        process.kill()
-
-
-@pytest.fixture
 def new_fleet(start: Callable[..., Running], env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
     """Make a fleet on a NATS server with the test's own settings: ``new_fleet(NatsServer(…))``."""
     made: list[Fleet] = []

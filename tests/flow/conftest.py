@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.nats import free_port
-from tests.support.processes import ROOT, Running, user_environment
+from tests.support.processes import ROOT, user_environment
 
 
 @pytest.fixture
@@ -41,18 +41,3 @@ def manifest(tmp_path: Path, http_port: int) -> Callable[[str], Path]:
         return path
 
     return write
-
-
-@pytest.fixture
-def start(env: dict[str, str]) -> Iterator[Callable[..., Running]]:
-    """Start wasmhost commands that are killed at the end of the test, whatever happened."""
-    running: list[Running] = []
-
-    def begin(*arguments: str, **kwargs: object) -> Running:
-        process = Running(list(arguments), env=env, **kwargs)  # type: ignore[arg-type]
-        running.append(process)
-        return process
-
-    yield begin
-    for process in running:
-        process.kill()
