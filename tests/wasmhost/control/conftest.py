@@ -11,23 +11,8 @@ import pytest
 from lattice.connection import Connection, ConnectOptions, connect
 from tests.support.nats import NatsServer
 from tests.wasmhost.control.asking import Asker
-from wasmhost.configuration.config import HostConfig, NatsEndpoint, detected_labels
+from wasmhost.configuration.config import HostConfig
 from wasmhost.host import Host
-from wasmhost.state import StatePaths
-
-
-@pytest.fixture
-def config(tmp_path: Path, nats_server: NatsServer, lattice: str) -> HostConfig:
-    endpoint = NatsEndpoint(url=nats_server.url)
-    return HostConfig(
-        paths=StatePaths(host=tmp_path / "host", shared=tmp_path / "shared", cache=tmp_path / "cache"),
-        lattice=lattice,
-        rpc=endpoint,
-        control=endpoint,
-        providers=endpoint,
-        allow_file_load=True,
-        labels={**detected_labels(), "zone": "test"},
-    )
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
@@ -12,23 +12,12 @@ from tests.support.actors import ACCOUNT
 from tests.support.nats import NatsServer
 from tests.support.policy import PolicyService
 from tests.wasmhost.control.waiting import EventLog
-from wasmhost.configuration.config import HostConfig, NatsEndpoint, detected_labels
-from wasmhost.state import StatePaths
+from wasmhost.configuration.config import HostConfig
 
 
 @pytest.fixture
-def config(tmp_path: Path, nats_server: NatsServer, lattice: str) -> HostConfig:
-    endpoint = NatsEndpoint(url=nats_server.url)
-    return HostConfig(
-        paths=StatePaths(host=tmp_path / "host", shared=tmp_path / "shared", cache=tmp_path / "cache"),
-        lattice=lattice,
-        rpc=endpoint,
-        control=endpoint,
-        providers=endpoint,
-        allow_file_load=True,
-        trusted_issuers=frozenset({ACCOUNT.public}),
-        labels={**detected_labels(), "zone": "test"},
-    )
+def config(config: HostConfig) -> HostConfig:
+    return replace(config, trusted_issuers=frozenset({ACCOUNT.public}))
 
 
 @pytest.fixture
