@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from lattice import subjects, wire
 from lattice.document import Document
@@ -15,6 +15,10 @@ from lattice.keys import Role, require_key, role_of
 
 MOST_VALUES = 128 * 1024
 """Characters in the names and values of one link's settings: all links of a lattice are told in one message."""
+
+MEANT: Final = "Wasmhost-Instance"
+"""The header of a put that names the one process whose answer is wanted. Every process of a provider in the lattice
+hears a put and takes the link; what one says is not how another, on another machine, fared."""
 
 LinkKey = tuple[str, str, str]
 """(actor, contract, link name): at most one provider per key."""

@@ -19,7 +19,7 @@ from lattice.contracts.forms import Form
 from lattice.errors import Code, LatticeError, MalformedMessage, NotLinked, Overloaded, TooLarge, Unreachable
 from lattice.hostdata import HostData
 from lattice.invocation import Invocation, InvocationResponse
-from lattice.links import LinkDefinition
+from lattice.links import MEANT, LinkDefinition
 from lattice.standstill import stood_still
 from lattice.transport import Headers, Subscription, Transport
 from lattice.verify import ReplayWindow, verify_chunked, verify_invocation
@@ -320,7 +320,7 @@ class Service:
             self._say_link(reply, {"state": str(LinkState.FAILED), "reason": "not a link of this provider"})
             return
         self._links.put(link)
-        if reply:
+        if reply and (headers or {}).get(MEANT, self._host_data.instance_id) == self._host_data.instance_id:
             self._spawn(self._loop.create_task(self._answer_put(link.actor_id, reply)))
 
     def _on_delete(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:

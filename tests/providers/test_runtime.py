@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from lattice.chunks import MAX_MSG
 from lattice.errors import Code, LatticeError, RemoteError, Unreachable
 from lattice.invocation import Entity, Invocation, InvocationResponse
 from lattice.keys import KeyPair, Role
+from lattice.links import MEANT
 from tests.support.nats import NatsServer
 from tests.support.providers import HostSide, ProviderProcess
 
@@ -181,6 +183,20 @@ async def test_the_provider_calls_its_actor_with_a_key_of_its_own(host: HostSide
     process = await host.start(script, host.host_data(key, host.link(actor, key, CONTRACT)))
     assert await process.call(actor, "Sample.Back", b"x", contract=CONTRACT) == b"<x>"
     assert seen == [(host.provider_issuer.public, key, host.host.public)]
+
+
+async def test_a_put_meant_for_another_process_takes_effect_unanswered(host: HostSide, script: Path, key: str) -> None:
+    this, other = str(uuid.uuid4()), str(uuid.uuid4())
+    sample = await host.start(script, replace(host.host_data(key), instance_id=this))
+    actor = KeyPair.generate(Role.MODULE).public
+    subject = subjects.linkdef_put(host.name, key, "default")
+    put = host.link(actor, key, CONTRACT, a="1").encode()
+    with pytest.raises(Unreachable) as caught:
+        await host.connection.request(subject, put, timeout=0.5, headers={MEANT: other})
+    assert caught.value.code == Code.TIMED_OUT
+    assert wire.unpack_value(await sample.call(actor, "Sample.Values", b"", contract=CONTRACT)) == {"a": "1"}
+    reply = await host.connection.request(subject, put, timeout=5, headers={MEANT: this})
+    assert wire.unpack_value(reply.payload) == {"state": "ready"}
 
 
 async def test_a_put_with_a_reply_subject_tells_how_it_ended(host: HostSide, sample: ProviderProcess, key: str) -> None:

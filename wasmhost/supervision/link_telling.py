@@ -15,7 +15,7 @@ import structlog
 
 from lattice import subjects
 from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
-from lattice.links import LinkDefinition
+from lattice.links import MEANT, LinkDefinition
 from lattice.transport import Transport
 from wasmhost.calls.holding import Holding
 from wasmhost.supervision.health import Condition, LinkStatus
@@ -52,15 +52,18 @@ class LinkTeller(Protocol):
 class OwnLinks:
     """Tells a provider that answers."""
 
-    def __init__(self, transport: Transport, lattice: str, *, known: Iterable[LinkDefinition], timeout: float) -> None:
+    def __init__(
+        self, transport: Transport, lattice: str, *, instance_id: str, known: Iterable[LinkDefinition], timeout: float
+    ) -> None:
         """``known``: the links in its host data. ``timeout``: seconds that it may take to answer."""
+        self._instance_id = instance_id
         self._transport = transport
         self._lattice = lattice
         self._at_start = {link.actor_id: link for link in known}
         self._timeout = timeout
 
     async def put(self, link: LinkDefinition) -> LinkStatus | None:
-        return await request_link(self._transport, self._lattice, link, self._timeout)
+        return await request_link(self._transport, self._lattice, link, self._timeout, meant=self._instance_id)
 
     async def delete(self, link: LinkDefinition) -> None:
         publish_removal(self._transport, self._lattice, link)
@@ -183,11 +186,17 @@ class ClassicLinks:
         return True, reply.payload
 
 
-async def request_link(transport: Transport, lattice: str, link: LinkDefinition, timeout: float) -> LinkStatus | None:
-    """Send a link to its provider, wherever that runs; None when nobody said how it went within ``timeout``."""
+async def request_link(
+    transport: Transport, lattice: str, link: LinkDefinition, timeout: float, *, meant: str = ""
+) -> LinkStatus | None:
+    """Send a link to its provider, wherever that runs; None when nobody said how it went within ``timeout``.
+
+    ``meant``: the instance ID of the one process that shall answer; without it the first answer counts.
+    """
     subject = subjects.linkdef_put(lattice, link.provider_id, link.link_name)
     try:
-        reply = await transport.request(subject, link.encode(), timeout=timeout)
+        headers = {MEANT: meant} if meant else None
+        reply = await transport.request(subject, link.encode(), timeout=timeout, headers=headers)
         return LinkStatus.decode(reply.payload)
     except Unreachable:
         return None

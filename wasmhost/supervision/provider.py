@@ -424,7 +424,11 @@ class SupervisedProvider:
         around = self._around
         if self.image.ours or (answer is not None and answer.links is not None):
             self._teller = OwnLinks(
-                around.transport, around.lattice, known=self._at_start, timeout=self._timing.link_timeout
+                around.transport,
+                around.lattice,
+                instance_id=self.instance_id,
+                known=self._at_start,
+                timeout=self._timing.link_timeout,
             )
         else:
             self._teller = ClassicLinks(around.transport, around.lattice, known=self._at_start, holding=around.holding)
