@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.build import ACTORS, BUILT, BuildError, build
-from lattice import claims
 from lattice.errors import LatticeError
 from lattice.keys import KeyPair, Role
+from lattice.signing import sign_actor
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def sign(example: Example, keys: Path) -> None:
     """Write the example's signed file, with keys from the folder ``keys``."""
     unsigned = BUILT / f"{example.name}.wasm"
     build(example.source, unsigned)
-    signed = claims.sign_actor(
+    signed = sign_actor(
         unsigned.read_bytes(),
         account=_key(keys / "account.nk", Role.ACCOUNT),
         module=_key(keys / f"{example.name}_module.nk", Role.MODULE),

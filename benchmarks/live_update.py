@@ -24,10 +24,10 @@ from benchmarks.processes import nats_server
 from benchmarks.report import main
 from benchmarks.rounds import Plan, Reading, Result
 from lattice import bundled
-from lattice.claims import sign_actor
 from lattice.events import Event
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
+from lattice.signing import sign_actor
 from tests.support.nats import free_port
 from tests.support.processes import ROOT
 

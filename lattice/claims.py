@@ -2,17 +2,13 @@
 
 Structure, signature and hash are checked while reading (:func:`read_actor`); time and trust depend on the reader and
 are separate decisions (:func:`check_times`, :func:`check_trust`). The hash is compared for tokens of every age, which
-classic hosts do for the youngest only.
+classic hosts do for the youngest only. Claims are written by :mod:`lattice.signing`.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import secrets
-import string
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,17 +18,14 @@ from typing import Any, Final
 from lattice import jwt, wasmfile
 from lattice.document import Document
 from lattice.errors import LatticeError, MalformedMessage, NotAuthorized
-from lattice.keys import KeyPair, Role, require_key, role_of, verify
+from lattice.keys import Role, require_key, verify
 
 NOT_BEFORE_SKEW: Final = 60.0
 """Seconds by which the signer's clock may be ahead of ours."""
-WASCAP_REVISION: Final = 3
-"""Generation of the hash rule that is written; see docs/protocol.md."""
+REVISIONS: Final = range(-(2**31), 2**31)
+"""A revision fits into 32 bits."""
 
-_ALPHANUMERIC = string.ascii_letters + string.digits
-_ALIAS = re.compile(r"[a-z0-9_/]{1,128}")
 _HASH = re.compile(r"[0-9A-F]{64}")
-_I32_MIN, _I32_MAX = -(2**31), 2**31 - 1
 
 
 class Problem(StrEnum):
@@ -187,7 +180,7 @@ def read_actor(data: bytes) -> ActorClaims:
 
     Raises BadClaims. Neither times nor trust are checked. About 6 ms for a file of 1.8 MB.
     """
-    with _malformed_as_bad_claims():
+    with malformed_as_bad_claims():
         found = wasmfile.claims_tokens(data)
     nested = [section for section in found if section.depth]
     tokens = [section for section in found if not section.depth]
@@ -211,7 +204,7 @@ def read_actor(data: bytes) -> ActorClaims:
 
 def read_actor_token(token: str) -> ActorClaims:
     """The claims of an actor's token alone; the signature is checked, the hash cannot be. Raises BadClaims."""
-    with _malformed_as_bad_claims():
+    with malformed_as_bad_claims():
         common, wascap = _read(token, Role.MODULE, "actor")
         digest = wascap.text("hash")
         if _HASH.fullmatch(digest) is None:
@@ -231,7 +224,7 @@ def read_actor_token(token: str) -> ActorClaims:
 
 def read_provider_token(token: str) -> ProviderClaims:
     """The claims of a provider's token; the signature is checked, binaries cannot be. Raises BadClaims."""
-    with _malformed_as_bad_claims():
+    with malformed_as_bad_claims():
         common, wascap = _read(token, Role.SERVICE, "provider")
         hashes = wascap.mapping("target_hashes")
         if not all(_HASH.fullmatch(digest) for digest in hashes.values()):
@@ -248,7 +241,8 @@ def read_provider_token(token: str) -> ProviderClaims:
 
 
 @contextmanager
-def _malformed_as_bad_claims() -> Iterator[None]:
+def malformed_as_bad_claims() -> Iterator[None]:
+    """Turn the MalformedMessage of what is within into BadClaims."""
     try:
         yield
     except BadClaims:
@@ -282,14 +276,20 @@ def _read(token: str, role: Role, noun: str) -> tuple[dict[str, Any], Document]:
     return common, body.document("wascap")
 
 
+def normalise_alias(text: str) -> str:
+    """A call alias as hosts compare it: lower case, trimmed, ASCII only, space, ``-`` and ``.`` turned into ``_``."""
+    plain = text.encode("ascii", "ignore").decode().strip().lower()
+    return re.sub(r"[ .-]", "_", plain)
+
+
 def _revision(wascap: Document, issued_at: int) -> int:
     value = wascap.integer("rev")
-    if not _I32_MIN <= value <= _I32_MAX:
+    if value not in REVISIONS:
         raise MalformedMessage("claims: rev does not fit into 32 bits")
     if value:
         return value
     low = issued_at & 0xFFFF_FFFF
-    return low - 2**32 if low > _I32_MAX else low
+    return low if low in REVISIONS else low - 2**32
 
 
 # ---- time and trust
@@ -318,171 +318,3 @@ def check_trust(claims: ActorClaims | ProviderClaims, trusted: Collection[str]) 
             f"{claims.subject} is signed by account {claims.issuer}, which this host does not trust; "
             f"to trust it start the host with --trust {claims.issuer}",
         )
-
-
-# ---- signing
-
-
-def normalise_alias(text: str) -> str:
-    """A call alias as hosts compare it: lower case, trimmed, ASCII only, space, ``-`` and ``.`` turned into ``_``."""
-    plain = text.encode("ascii", "ignore").decode().strip().lower()
-    return re.sub(r"[ .-]", "_", plain)
-
-
-def sign_actor(
-    data: bytes,
-    *,
-    account: KeyPair,
-    module: KeyPair,
-    name: str,
-    capabilities: Sequence[str] = (),
-    tags: Sequence[str] = (),
-    revision: int = 0,
-    version: str = "",
-    call_alias: str | None = None,
-    expires: int | None = None,
-    not_before: int | None = None,
-    issued_at: int | None = None,
-) -> bytes:
-    """The file with new claims at its end; claims it had are replaced. Times are seconds since the epoch.
-
-    The file is written with shortest-form section lengths, so that tools which re-encode it agree on the hash. Raises
-    BadClaims for what is no WebAssembly file or an alias that cannot be one.
-    """
-    with _malformed_as_bad_claims():
-        stripped = wasmfile.reencode(data)
-    token = actor_token(
-        account=account,
-        module=module,
-        name=name,
-        module_hash=wasmfile.module_hashes(stripped)[0],
-        capabilities=capabilities,
-        tags=tags,
-        revision=revision,
-        version=version,
-        call_alias=call_alias,
-        expires=expires,
-        not_before=not_before,
-        issued_at=issued_at,
-    )
-    return wasmfile.append_token(stripped, token)
-
-
-def actor_token(
-    *,
-    account: KeyPair,
-    module: KeyPair,
-    name: str,
-    module_hash: str = "",
-    capabilities: Sequence[str] = (),
-    tags: Sequence[str] = (),
-    revision: int = 0,
-    version: str = "",
-    call_alias: str | None = None,
-    expires: int | None = None,
-    not_before: int | None = None,
-    issued_at: int | None = None,
-) -> str:
-    """The token of an actor, without a file. Times are seconds since the epoch.
-
-    ``module_hash`` is the upper-case hex SHA-256 that :func:`lattice.wasmfile.module_hashes` gives; without it the
-    token stands for no code. Raises BadClaims for an alias that cannot be one.
-    """
-    _require(account, Role.ACCOUNT)
-    _require(module, Role.MODULE)
-    if call_alias is not None and (_ALIAS.fullmatch(call_alias) is None or role_of(call_alias.upper()) is not None):
-        raise BadClaims(
-            Problem.MALFORMED, f"call alias {call_alias[:80]!r} is not made of lower-case letters, digits, '_' and '/'"
-        )
-    wascap: dict[str, Any] = {"name": name, "hash": module_hash, "tags": list(tags), "caps": list(capabilities)}
-    wascap |= _release(revision, version)
-    if call_alias is not None:
-        wascap["call_alias"] = call_alias
-    wascap["prov"] = False
-    body = _body(account, module.public, wascap, expires=expires, not_before=not_before, issued_at=issued_at)
-    return jwt.encode(body, account)
-
-
-def sign_provider(
-    *,
-    account: KeyPair,
-    service: KeyPair,
-    name: str,
-    contract_id: str,
-    vendor: str = "",
-    revision: int = 0,
-    version: str = "",
-    target_hashes: Mapping[str, str] | None = None,
-    config_schema: object = None,
-    expires: int | None = None,
-    not_before: int | None = None,
-    issued_at: int | None = None,
-) -> str:
-    """The token of a provider; ``target_hashes`` maps ``arch-os`` to the upper-case hex SHA-256 of the binary.
-
-    ``config_schema`` is a JSON schema of the link values, as parsed.
-    """
-    _require(account, Role.ACCOUNT)
-    _require(service, Role.SERVICE)
-    wascap: dict[str, Any] = {"name": name, "capid": contract_id, "vendor": vendor}
-    wascap |= _release(revision, version)
-    wascap["target_hashes"] = dict(sorted((target_hashes or {}).items()))
-    if config_schema is not None:
-        wascap["config_schema"] = config_schema
-    body = _body(account, service.public, wascap, expires=expires, not_before=not_before, issued_at=issued_at)
-    return jwt.encode(body, account)
-
-
-def resign_provider(token: str, *, account: KeyPair, target_hashes: Mapping[str, str]) -> str:
-    """The token with other hashes, signed anew by the same account; all else that it says stays.
-
-    Raises BadClaims when the token is not sound, or of another account: what is said about a provider would then
-    change its author unnoticed.
-    """
-    claims = read_provider_token(token)
-    if account.public != claims.issuer:
-        raise BadClaims(
-            Problem.MALFORMED,
-            f"{claims.subject} is signed by {claims.issuer}, and the key given is that of {account.public}",
-        )
-    parsed = jwt.decode("claims", token).body
-    wascap = {**parsed["wascap"], "target_hashes": dict(sorted(target_hashes.items()))}
-    if not wascap.get("rev"):
-        wascap["rev"] = claims.revision  # a missing one counts as the issue time, which changes now
-    times = {"expires": claims.expires, "not_before": claims.not_before}
-    return jwt.encode(_body(account, claims.subject, wascap, issued_at=None, **times), account)
-
-
-def _require(key: KeyPair, role: Role) -> None:
-    if key.role is not role:
-        raise BadClaims(Problem.MALFORMED, f"{key.public} cannot take this part: its role is {key.role.name.lower()}")
-
-
-def _release(revision: int, version: str) -> dict[str, Any]:
-    if not _I32_MIN <= revision <= _I32_MAX:
-        raise BadClaims(Problem.MALFORMED, f"revision {revision} does not fit into 32 bits")
-    return ({"rev": revision} if revision else {}) | ({"ver": version} if version else {})
-
-
-def _body(
-    account: KeyPair,
-    subject: str,
-    wascap: Mapping[str, Any],
-    *,
-    expires: int | None,
-    not_before: int | None,
-    issued_at: int | None,
-) -> bytes:
-    """Compact JSON in the member order of the reference signer."""
-    body: dict[str, Any] = {}
-    if expires is not None:
-        body["exp"] = expires
-    body["jti"] = "".join(secrets.choice(_ALPHANUMERIC) for _ in range(22))
-    body["iat"] = int(time.time()) if issued_at is None else issued_at
-    body["iss"] = account.public
-    body["sub"] = subject
-    if not_before is not None:
-        body["nbf"] = not_before
-    body["wascap"] = wascap
-    body["wascap_revision"] = WASCAP_REVISION
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from lattice import archive as archives
 from lattice.archive import Archive, check_target
-from lattice.claims import BadClaims, Problem, read_provider_token, resign_provider
+from lattice.claims import BadClaims, Problem, read_provider_token
 from lattice.keys import KeyPair, Role
+from lattice.signing import resign_provider
 from tests.support.actors import ACCOUNT
 from tests.support.archives import SERVICE, archive, token
 

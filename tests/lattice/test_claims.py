@@ -15,6 +15,7 @@ from lattice import claims, jwt, wasmfile
 from lattice.claims import BadClaims, ClaimsRefused, Problem
 from lattice.errors import Code, MalformedMessage, NotAuthorized
 from lattice.keys import KeyPair, Role
+from lattice.signing import sign_actor, sign_provider
 from tests.support.modules import CODE, PADDED, SMALL, TYPES, component, custom, module, section
 from tests.support.strategies import ACCOUNT, ACTOR, CLUSTER, PROVIDER, bent, json_values, texts
 
@@ -23,7 +24,7 @@ NOW = 1_700_000_000
 
 
 def signed(data: bytes = SMALL, **members: Any) -> bytes:
-    return claims.sign_actor(data, account=ACCOUNT, module=ACTOR, **{"name": "Echo", "issued_at": NOW} | members)
+    return sign_actor(data, account=ACCOUNT, module=ACTOR, **{"name": "Echo", "issued_at": NOW} | members)
 
 
 def token(**changes: Any) -> str:
@@ -120,7 +121,7 @@ def test_what_is_signed_is_what_is_read(
     expires: int | None,
     not_before: int | None,
 ) -> None:
-    data = claims.sign_actor(
+    data = sign_actor(
         PADDED,
         account=ACCOUNT,
         module=ACTOR,
@@ -197,7 +198,7 @@ def test_metadata_and_events_have_the_members_that_classic_clients_read() -> Non
 
 
 def test_provider_claims_have_the_members_that_classic_clients_read() -> None:
-    text = claims.sign_provider(
+    text = sign_provider(
         account=ACCOUNT,
         service=PROVIDER,
         name="KV",
@@ -376,11 +377,11 @@ def test_aliases_are_compared_in_one_spelling(text: str, alias: str) -> None:
 
 def test_keys_sign_only_in_their_role() -> None:
     with pytest.raises(BadClaims):
-        claims.sign_actor(SMALL, account=ACTOR, module=ACTOR, name="x")
+        sign_actor(SMALL, account=ACTOR, module=ACTOR, name="x")
     with pytest.raises(BadClaims):
-        claims.sign_actor(SMALL, account=ACCOUNT, module=PROVIDER, name="x")
+        sign_actor(SMALL, account=ACCOUNT, module=PROVIDER, name="x")
     with pytest.raises(BadClaims):
-        claims.sign_provider(account=ACCOUNT, service=ACTOR, name="x", contract_id="a:b")
+        sign_provider(account=ACCOUNT, service=ACTOR, name="x", contract_id="a:b")
     with pytest.raises(BadClaims):
         signed(b"no module")
     with pytest.raises(BadClaims):

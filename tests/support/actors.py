@@ -7,8 +7,8 @@ from pathlib import Path
 
 import wasmtime
 
-from lattice.claims import sign_actor
 from lattice.keys import KeyPair, Role
+from lattice.signing import sign_actor
 
 ACCOUNT = KeyPair.from_raw(Role.ACCOUNT, bytes([5]) * 32)
 """The account that the tests' hosts trust."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lattice.archive import write_archive
-from lattice.claims import sign_provider
 from lattice.keys import KeyPair, Role
+from lattice.signing import sign_provider
 from tests.support.actors import ACCOUNT
 from wasmhost.images.archive_file import native_target
 

@@ -17,6 +17,7 @@ from lattice import claims as lattice_claims
 from lattice.claims import ActorClaims, ClaimsRefused, ProviderClaims
 from lattice.errors import LatticeError
 from lattice.keys import KeyPair, Role
+from lattice.signing import sign_actor
 from wasmhost.cli.app import App, lattice_options, output_option, pass_app, state_option
 from wasmhost.cli.output import Column, Row
 from wasmhost.cli.problems import Problem, invalid
@@ -167,7 +168,7 @@ def sign(
     module = read_seed(subject, Role.MODULE) if subject else app.keyring.module(file)
     now = int(time.time())
     try:
-        signed = lattice_claims.sign_actor(
+        signed = sign_actor(
             data,
             account=account,
             module=module,

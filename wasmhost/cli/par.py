@@ -16,10 +16,11 @@ from typing import Any, BinaryIO, TypeVar
 import click
 
 from lattice.archive import MAX_ARCHIVE, MAX_PROGRAM, Archive, check_target, write_archive
-from lattice.claims import read_provider_token, resign_provider, sign_provider
+from lattice.claims import read_provider_token
 from lattice.document import parse
 from lattice.errors import LatticeError, MalformedMessage
 from lattice.keys import KeyPair, Role
+from lattice.signing import resign_provider, sign_provider
 from wasmhost.cli.app import App, output_option, pass_app, state_option
 from wasmhost.cli.claims import DAY, contract_id, named, read_seed
 from wasmhost.cli.inspection import archive_document, examined, show_archive

@@ -15,6 +15,7 @@ from lattice import wasmfile
 from lattice.archive import check_target
 from lattice.errors import LatticeError
 from lattice.keys import KeyPair, Role
+from lattice.signing import actor_token, sign_provider
 from wasmhost.cli.app import App, output_option, pass_app, state_option
 from wasmhost.cli.claims import DAY, claims_document, contract_id, named, opened, read_file, read_seed
 from wasmhost.cli.inspection import provider_document
@@ -72,7 +73,7 @@ def actor(
     else:
         raise invalid("a token needs an actor", "name the actor's seed with --subject, or its module with --file")
     now = int(time.time())
-    token = lattice_claims.actor_token(
+    token = actor_token(
         account=_account(app, common.pop("issuer")),
         module=module,
         module_hash=module_hash,
@@ -102,7 +103,7 @@ def provider(
 ) -> None:
     """Print the signed token of a provider, with the hashes of its programs."""
     now = int(time.time())
-    token = lattice_claims.sign_provider(
+    token = sign_provider(
         account=_account(app, common.pop("issuer")),
         service=read_seed(subject, Role.SERVICE),
         contract_id=contract_id(contract),

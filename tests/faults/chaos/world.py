@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lattice.claims import read_actor, sign_actor
+from lattice.claims import read_actor
 from lattice.client import ControlClient
 from lattice.connection import ConnectOptions, connect
 from lattice.errors import LatticeError
 from lattice.inventory import Inventory
 from lattice.keys import KeyPair, Role
+from lattice.signing import sign_actor
 from tests.support.actors import ACCOUNT
 from tests.support.daemons import COUNTER, Daemon
 from tests.support.nats import NatsServer, free_port

@@ -17,6 +17,7 @@ from lattice import claims, wasmfile
 from lattice.client import ControlClient
 from lattice.connection import ConnectOptions, connect
 from lattice.keys import KeyPair, Role
+from lattice.signing import sign_actor
 from tests.support.nats import NatsServer, free_port
 from tests.support.processes import ROOT, Running, run, user_environment, wait_until
 
@@ -139,7 +140,7 @@ def test_an_actor_is_updated_and_what_cannot_take_over_is_refused(
 ) -> None:
     module = KeyPair.generate(Role.MODULE)
     for revision in (1, 2):
-        signed = claims.sign_actor(
+        signed = sign_actor(
             wasmfile.strip(ECHO.read_bytes()), account=account, module=module, name="Changing", revision=revision
         )
         (tmp_path / f"v{revision}.wasm").write_bytes(signed)
@@ -226,7 +227,7 @@ def files(tmp_path: Path, account: KeyPair) -> Path:
     now = int(time.time())
 
     def sign(signer: KeyPair = account, **more: Any) -> bytes:
-        return claims.sign_actor(bare, account=signer, module=module, name="flawed", **more)
+        return sign_actor(bare, account=signer, module=module, name="flawed", **more)
 
     changed = bytearray(signed)
     changed[len(changed) // 3] ^= 1

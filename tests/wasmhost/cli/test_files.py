@@ -13,6 +13,7 @@ import pytest
 from lattice import claims, wasmfile
 from lattice.errors import Code, GuestError, LatticeError, Unreachable
 from lattice.keys import KeyPair, Role
+from lattice.signing import sign_actor
 from tests.support import archives
 from wasmhost.cli import exit_codes, problems
 from wasmhost.cli.entry import run
@@ -85,7 +86,7 @@ def test_given_keys_sign_whether_as_text_or_as_files(home: Path, capsys: pytest.
 def test_claims_that_may_not_be_used_now_say_so(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     early = document(capsys, "claims", "sign", str(ECHO), "--not-before", "3", "-d", str(home / "early.wasm"))
     assert (early["valid_now"], early["problem"]) == (False, "not_yet_valid")
-    old = claims.sign_actor(
+    old = sign_actor(
         ECHO.read_bytes(),
         account=KeyPair.generate(Role.ACCOUNT),
         module=KeyPair.generate(Role.MODULE),

@@ -12,6 +12,7 @@ import pytest
 from lattice import claims, wasmfile
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
+from lattice.signing import sign_actor
 from tests.support import archives
 from tests.support.actors import ACCOUNT
 from tests.support.processes import ROOT
@@ -164,7 +165,7 @@ def test_a_provider_is_checked_before_anything_starts(tmp_path: Path, keyring: K
 
 
 def test_an_expired_file_is_not_authorised(tmp_path: Path, keyring: Keyring) -> None:
-    expired = claims.sign_actor(
+    expired = sign_actor(
         ECHO.read_bytes(), account=keyring.account(), module=KeyPair.generate(Role.MODULE), name="old", expires=1000
     )
     (tmp_path / "echo.wasm").write_bytes(expired)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from lattice import claims, wasmfile
+from lattice import wasmfile
 from lattice.keys import KeyPair, Role
+from lattice.signing import sign_actor
 from tests.support.nats import NatsServer, free_port
 from tests.support.processes import ROOT, WASMHOST, Running, user_environment
 from tests.wasmhost.cli.test_tree import LEAVES
@@ -197,7 +198,7 @@ def words(
         ("v2", account, 2),
         ("foreign", KeyPair.generate(Role.ACCOUNT), 1),
     ):
-        signed = claims.sign_actor(
+        signed = sign_actor(
             bare,
             account=signer,
             module=module,

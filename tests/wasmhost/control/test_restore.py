@@ -15,13 +15,14 @@ import pytest
 import wasmtime
 
 from lattice import bundled
-from lattice.claims import read_actor, sign_actor
+from lattice.claims import read_actor
 from lattice.client import ControlClient
 from lattice.connection import Connection
 from lattice.errors import RemoteError, Unreachable
 from lattice.inventory import Inventory
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
+from lattice.signing import sign_actor
 from tests.support.actors import ACCOUNT
 from tests.support.actors import ECHO as ECHO_WAT
 from tests.support.http import answers

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lattice import bundled
-from lattice.claims import ActorClaims, ClaimsError, ProviderClaims, check_times, read_actor, sign_actor
+from lattice.claims import ActorClaims, ClaimsError, ProviderClaims, check_times, read_actor
 from lattice.claims import Problem as ClaimsProblem
 from lattice.errors import LatticeError
+from lattice.signing import sign_actor
 from wasmhost.apps.application import ActorComponent, Application, CapabilityComponent, Mark
 from wasmhost.apps.planner import Image
 from wasmhost.cli import exit_codes
