@@ -1,43 +1,35 @@
 """What outlives one connection to a server: subscriptions, waiting requests and messages not yet sent.
 
 A :class:`Connection` is the :class:`lattice.transport.Transport` of the whole process. Below it is one :class:`Wire`
-at a time, from its handshake to its loss; when a wire is lost, every waiting request fails with code DISCONNECTED
-(nothing is sent twice), a new wire is dialled for ever, and all subscriptions are made again on it before the state
-says *connected*. A server that announces its end is left before it ends (:mod:`lattice.moving`). No NATS client is
-imported here; :mod:`lattice.connection` supplies the wires.
+at a time (:mod:`lattice.succession`); when a wire is lost, every waiting request fails with code DISCONNECTED: nothing
+is sent twice. No NATS client is imported here; :mod:`lattice.connection` supplies the wires.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from lattice import headers as header_block
 from lattice import server_errors
 from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, TooLarge, Unreachable
-from lattice.moving import Move
 from lattice.outbox import Outbox
 from lattice.standstill import Standstill
 from lattice.subscription import Subscription, check_filter
 from lattice.subscriptions import Subscriptions
+from lattice.succession import Succession
 from lattice.transport import Headers, MessageHandler, Reply, State
 from lattice.waiters import Waiters
 from lattice.wires import Dial, Outgoing, Wire, WireLost
 
 log = structlog.get_logger(__name__)
 
-_REMIND = 60.0
-"""Seconds between two warnings of the same refusal while reconnecting."""
-
 _PERMIT = "give the user that permission, or connect as another"
-_LAME_DUCK = "the server is about to end and asks its clients to leave; give them another one of its cluster"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,32 +54,36 @@ class Connection:
     """The :class:`lattice.transport.Transport` over a succession of wires."""
 
     def __init__(self, dial: Dial, *, inbox_prefix: str, limits: Limits) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._dial = dial
         self._limits = limits
         self._inbox = f"{inbox_prefix}."
-        self._waiters = Waiters(self._loop)
+        self._waiters = Waiters(asyncio.get_running_loop())
         self._violations = server_errors.ViolationLog()
         self._violation_watchers: list[Callable[[server_errors.Violation], None]] = []
         self._outbox = Outbox()
-        self._known: tuple[str, ...] = ()
-        self._max_payload = 1024 * 1024
-        self._state = State.RECONNECTING
         self._connected = asyncio.Event()
-        self._watchers: list[Callable[[State], None]] = []
         self._subscriptions = Subscriptions(
             self._outbox,
             self._connected,
             confirm_timeout=limits.confirm_timeout,
             refused_retry=limits.refused_retry,
         )
-        self._supervisor: asyncio.Task[None] | None = None
+        self._succession = Succession(
+            lambda more: dial(more, self._on_error),
+            self._outbox,
+            self._subscriptions,
+            self._violations,
+            inbox=f"{self._inbox}*",
+            connected=self._connected,
+            retry=(limits.retry_min, limits.retry_max),
+            confirm_timeout=limits.confirm_timeout,
+            on_lost=lambda: self._waiters.fail(self._disconnected),
+        )
         self._standstill = Standstill(self.flush)
 
     async def open(self) -> None:
         """Dial the first wire, once; afterwards the connection keeps itself alive until it is closed."""
         inbox = self._subscriptions.add(f"{self._inbox}*", "", self._on_reply)
-        await self._attach(await self._dial((), self._on_error))
+        await self._succession.begin()
         if inbox.refused:
             await self.close()
             raise NotAuthorized(
@@ -95,7 +91,7 @@ class Connection:
                 "give it that permission, or set the inbox prefix that it has, see docs/security.md"
             )
         inbox.confirmed = True
-        self._supervisor = asyncio.create_task(self._supervise(), name="nats connection")
+        self._succession.keep()
         self._standstill.start()
 
     @property
@@ -106,21 +102,21 @@ class Connection:
 
     @property
     def state(self) -> State:
-        return self._state
+        return self._succession.state
 
     @property
     def max_payload(self) -> int:
-        return self._max_payload
+        return self._succession.max_payload
 
     @property
     def server(self) -> str:
         """The URL of the server last connected to, without user information."""
-        return self._known[0] if self._known else ""
+        return self._succession.server
 
     @property
     def servers(self) -> tuple[str, ...]:
         """As :attr:`server`, with those of its cluster that it told of."""
-        return self._known if self._wire is None else _servers(self._wire)
+        return self._succession.servers
 
     @property
     def auth_required(self) -> bool:
@@ -153,13 +149,7 @@ class Connection:
 
     def on_state(self, callback: Callable[[State], None]) -> Callable[[], None]:
         """Call ``callback(state)`` on the loop at each change from now on; returns a function that ends that."""
-        self._watchers.append(callback)
-
-        def stop() -> None:
-            with suppress(ValueError):
-                self._watchers.remove(callback)
-
-        return stop
+        return self._succession.on_state(callback)
 
     def on_violation(self, callback: Callable[[server_errors.Violation], None]) -> None:
         """Call ``callback`` on the loop for each thing that the server does not permit, as often as that is logged."""
@@ -255,7 +245,7 @@ class Connection:
         """See :meth:`lattice.transport.Transport.drain`: leave all subjects, send what is queued, close."""
         await self._outbox.wait_released()
         wire = self._wire
-        if wire is not None and self._state is State.CONNECTED:
+        if wire is not None and self._succession.state is State.CONNECTED:
             with suppress(WireLost, TimeoutError):
                 async with asyncio.timeout(self._limits.drain_timeout):
                     self._outbox.write()
@@ -270,15 +260,10 @@ class Connection:
 
     async def close(self) -> None:
         """Close at once; waiting requests fail with code DISCONNECTED. Repeating it does nothing."""
-        if self._state is State.CLOSED:
+        if self._succession.state is State.CLOSED:
             return
-        wire, self._outbox.wire = self._wire, None
-        self._set_state(State.CLOSED)
         self._standstill.stop()
-        self._connected.set()  # wakes whoever waits for it; they look at the state
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.wait({self._supervisor}, timeout=self._limits.drain_timeout)
+        wire = await self._succession.end(self._limits.drain_timeout)
         await self._subscriptions.stop_asking(self._limits.drain_timeout)
         self._waiters.fail(self._disconnected)
         self._waiters.close()
@@ -298,11 +283,13 @@ class Connection:
         if reply and (not reply.isprintable() or " " in reply):
             raise MalformedMessage(f"reply subject {reply!r}: must not hold spaces or control characters")
         size = len(headers) + len(payload)
-        if size > self._max_payload:
-            raise TooLarge(f"message to {subject}: {size} bytes; the NATS server takes {self._max_payload} at most")
+        if size > self._succession.max_payload:
+            raise TooLarge(
+                f"message to {subject}: {size} bytes; the NATS server takes {self._succession.max_payload} at most"
+            )
         if self._outbox.size > self._limits.reconnect_buffer:
             self._refuse_when_full(subject)
-        if self._state is State.CLOSED:
+        if self._succession.state is State.CLOSED:
             raise self._disconnected(subject)
         self._outbox.put(message, size)
 
@@ -346,7 +333,7 @@ class Connection:
         """Wait until a server knows all present subscriptions."""
         try:
             async with asyncio.timeout(self._limits.confirm_timeout):
-                while self._state is not State.CLOSED:
+                while self._succession.state is not State.CLOSED:
                     await self._connected.wait()
                     wire = self._wire
                     if wire is None:
@@ -357,157 +344,12 @@ class Connection:
                     await asyncio.sleep(0)
         except TimeoutError:
             pass
-        code = Code.TIMED_OUT if self._state is State.CONNECTED else Code.DISCONNECTED
+        code = Code.TIMED_OUT if self._succession.state is State.CONNECTED else Code.DISCONNECTED
         timeout = self._limits.confirm_timeout
         raise Unreachable(f"the NATS server at {self.server} did not confirm {what} within {timeout:g} s", code=code)
 
-    # -- life of the wires --------------------------------------------------------------------------------------------
-
-    async def _attach(self, wire: Wire) -> None:
-        self._adopt(wire)
-        try:
-            self._subscriptions.make_on(wire)
-            await wire.barrier(self._limits.confirm_timeout)
-        except BaseException as error:
-            self._outbox.wire = None
-            await wire.close()
-            if isinstance(error, WireLost) and server_errors.refuses_user(str(error)):
-                raise NotAuthorized(f"the NATS server at {wire.server} does not keep this user: {error}") from error
-            if isinstance(error, WireLost | TimeoutError):
-                raise Unreachable(
-                    f"the NATS server at {wire.server} went away while subscribing: {error}", code=Code.DISCONNECTED
-                ) from error
-            raise
-        self._set_state(State.CONNECTED)
-        self._connected.set()
-        self._outbox.flush()
-
-    def _adopt(self, wire: Wire) -> None:
-        self._known = _servers(wire)
-        self._max_payload = wire.max_payload
-        self._outbox.wire = wire
-
-    async def _supervise(self) -> None:
-        while self._wire is not None:
-            wire = self._wire
-            news: set[asyncio.Future[Any]] = {wire.lost, wire.leaving}
-            await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
-            if not wire.lost.done() and await self._move(wire):
-                continue
-            reason = await asyncio.shield(wire.lost)
-            self._lose(wire, reason)
-            since = self._loop.time()
-            await wire.close()
-            rounds = await self._reattach()
-            log.info(
-                "connection.restored",
-                server=self.server,
-                seconds=round(self._loop.time() - since, 3),
-                rounds=rounds,
-                subscriptions=len(self._subscriptions),
-            )
-
-    async def _move(self, wire: Wire) -> bool:
-        """Go elsewhere before this server ends. False when it ended while there was nowhere to go."""
-        others = tuple(url for url in _servers(wire) if url != wire.server)
-        log.warning("connection.lame_duck", server=wire.server, others=len(others), hint=_LAME_DUCK)
-        # The jitter keeps the clients of a server from arriving at the next one all at once.
-        pause = random.uniform(0.0, self._limits.retry_min * 4)
-        alone = False
-        while True:
-            await asyncio.wait({wire.lost}, timeout=pause)
-            if wire.lost.done():
-                return False
-            try:
-                if await self._hand_over(wire, await self._dial(others, self._on_error)):
-                    return True
-            except LatticeError as error:
-                if not alone:
-                    log.warning("connection.no_other_server", server=wire.server, reason=str(error))
-                alone = True
-            pause = self._limits.retry_max
-
-    async def _hand_over(self, old: Wire, new: Wire) -> bool:
-        """From one wire to the other. False, and all is as it was, when the new one is none."""
-        since = self._loop.time()
-        move = Move(old, new, inbox=f"{self._inbox}*")
-        self._violations.ignore(move.probe)
-        try:
-            await move.subscribe(self._subscriptions)
-            # What was sent over the old wire has arrived before anything leaves over the new one.
-            self._outbox.hold()
-            with suppress(WireLost, TimeoutError):
-                await old.barrier(self._limits.retry_max)
-            move.catch_up(self._subscriptions)
-            self._subscriptions.leaving = old
-            self._adopt(new)
-        except (WireLost, TimeoutError) as error:
-            log.info("connection.not_moved", server=new.server, reason=str(error) or "it does not answer")
-            return False
-        finally:
-            self._outbox.release()
-            if self._wire is not new:
-                await new.close()
-        try:
-            await move.leave_old()
-        finally:
-            self._subscriptions.leaving = None
-            await old.close()
-        log.info(
-            "connection.moved",
-            server=new.server,
-            left=old.server,
-            seconds=round(self._loop.time() - since, 3),
-            subscriptions=len(self._subscriptions),
-        )
-        return True
-
-    def _lose(self, wire: Wire, reason: str) -> None:
-        self._known = _servers(wire)  # some may have joined since
-        self._outbox.wire = None
-        self._connected.clear()
-        self._set_state(State.RECONNECTING)
-        # A request that was never written is dropped like those in flight: its caller hears of a failure now.
-        self._outbox.drop_requests()
-        failed = self._waiters.fail(self._disconnected)
-        log.warning("connection.lost", server=wire.server, reason=reason, requests_failed=failed)
-
-    async def _reattach(self) -> int:
-        """Dial until it works; returns the number of rounds that took."""
-        pause = self._limits.retry_min
-        rounds = 0
-        told: dict[str, float] = {}
-        while True:
-            rounds += 1
-            # The jitter keeps the clients of a restarted server from arriving all at once.
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            try:
-                await self._attach(await self._dial(self._known, self._on_error))
-            except LatticeError as error:
-                # What somebody has to mend is said when it is new, and now and then again. A server may put the same
-                # refusal in several words by turns.
-                reason, now = str(error), self._loop.time()
-                if not isinstance(error, Unreachable) and now - told.get(reason, -_REMIND) >= _REMIND:
-                    told[reason] = now
-                    log.warning("connection.retry", round=rounds, error=reason)
-                else:
-                    log.debug("connection.retry", round=rounds, error=reason)
-            else:
-                return rounds
-            pause = min(pause * 2, self._limits.retry_max)
-
-    def _set_state(self, state: State) -> None:
-        if state is self._state:
-            return
-        self._state = state
-        for watcher in list(self._watchers):
-            try:
-                watcher(state)
-            except Exception:
-                log.exception("connection.watcher_failed", state=state)
-
     def _check_open(self, subject: str) -> None:
-        if self._state is State.CLOSED:
+        if self._succession.state is State.CLOSED:
             raise self._disconnected(subject)
 
     def _refusal(self, subscription: Subscription) -> LatticeError:
@@ -519,14 +361,9 @@ class Connection:
         )
 
     def _disconnected(self, subject: str) -> Unreachable:
-        if self._state is State.CLOSED:
+        if self._succession.state is State.CLOSED:
             return Unreachable(f"{subject}: the connection to NATS was closed", code=Code.DISCONNECTED)
         return Unreachable(
             f"{subject}: the connection to the NATS server at {self.server} is lost; reconnecting",
             code=Code.DISCONNECTED,
         )
-
-
-def _servers(wire: Wire) -> tuple[str, ...]:
-    """The addresses that a wire knows of, its own first."""
-    return tuple(dict.fromkeys((wire.server, *wire.servers)))
