@@ -1,4 +1,4 @@
-"""One wire after another, for as long as a connection is open: dialled, lost, dialled again, left before its server ends.
+"""One wire after another, for as long as a connection is open: dialled, lost, dialled again.
 
 While there is a wire that knows all subscriptions, the state is *connected*; when it is lost, a new one is dialled for
 ever, and all subscriptions are made again on it before the state says *connected*. A server that announces its end is
