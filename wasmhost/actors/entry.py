@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from lattice.inventory import ActorDescription, InstanceDescription
 from wasmhost.actors.directory import RunningActor
 from wasmhost.actors.scale import Scale
 from wasmhost.calls.inbound import Inbound
@@ -46,6 +47,28 @@ class ActorEntry:
         task = asyncio.create_task(leave(), name=f"old instances of {old.key}")
         self._leaving[task] = old.pool
         task.add_done_callback(self._left)
+
+    def describe(self, *, per_set: bool) -> ActorDescription:
+        """As the inventory lists it: one entry per wanted instance, or per annotation set."""
+        actor = self.actor
+        counts = self.scale.sets() if per_set else ((key, each, 1) for key, each in self.scale.instances())
+        return ActorDescription(
+            id=actor.key,
+            image_ref=actor.reference,
+            name=actor.claims.name,
+            image_digest=actor.digest,
+            error=actor.barred,
+            instances=[
+                InstanceDescription(
+                    instance_id=instance,
+                    revision=actor.claims.revision,
+                    image_ref=actor.reference,
+                    annotations=dict(annotations),
+                    max_concurrent=count,
+                )
+                for instance, annotations, count in counts
+            ],
+        )
 
     async def leave_queue_group(self) -> None:
         """Take no more calls; return when every call from the lattice is answered."""

@@ -1,14 +1,14 @@
-"""The actors of one host: started from an image, scaled, updated, stopped, drained.
+"""Commands on the actors of one host: start from an image, scale, update, stop, drain.
 
 Commands for one actor take effect one after another; different actors do not wait for each other. What happened is told
-through events; a failure is both raised to the caller and published.
+through events; a failure is both raised to the caller and published. What a command does to an actor that runs is in
+:mod:`wasmhost.actors.running`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -16,15 +16,13 @@ import structlog
 
 from lattice.chunks import Chunks
 from lattice.claims import ActorClaims, check_times
-from lattice.errors import Code, LatticeError
-from lattice.inventory import ActorDescription, InstanceDescription
-from lattice.keys import Role, is_key
+from lattice.errors import Code
+from lattice.inventory import ActorDescription
 from lattice.transport import Transport
 from wasmhost.actors import limits
 from wasmhost.actors.directory import ActorDirectory, RunningActor
-from wasmhost.actors.entry import ActorEntry, gather
+from wasmhost.actors.entry import ActorEntry
 from wasmhost.actors.events import ActorEvents, Attempt, PublishEvent
-from wasmhost.actors.halts import ActorHalts
 from wasmhost.actors.rules import (
     ActorError,
     check_downgrade,
@@ -35,7 +33,8 @@ from wasmhost.actors.rules import (
     require_stoppable,
     require_update,
 )
-from wasmhost.actors.scale import Annotations, Change
+from wasmhost.actors.running import RunningActors
+from wasmhost.actors.scale import Annotations
 from wasmhost.actors.start import ActorStarter
 from wasmhost.actors.starts import Starts
 from wasmhost.calls.admission import Admission
@@ -59,8 +58,6 @@ UNBOUNDED: Final = 100
 """What a command without a count (null: as many as needed) is taken for; instances start only when needed."""
 _START_PATIENCE: Final = 1.5
 """Seconds that a command waits for the start of its actor, which may be under way: clients wait 2 s for its answer."""
-_LAST_CALLS: Final = 1.0
-"""Seconds beyond the longest call that old instances get after an update: answers have to leave, too."""
 
 
 class ActorRegistry:
@@ -95,7 +92,17 @@ class ActorRegistry:
         ``call_policy`` is asked about calls, if given.
         """
         self._config = config
-        self._starter = ActorStarter(
+        self._gate = gate or Gate()
+        expiry = expiry or ExpiryWatch(ClaimsClock(), publish_event, host_id)
+        self._clock = expiry.clock
+        self._directory = directory
+        self._events = ActorEvents(publish_event, host_id)
+        self._known_claims = known_claims
+        self._starts = Starts()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called whenever what is wanted here has changed, before anybody is told."""
+        starter = ActorStarter(
             config=config,
             engine=engine,
             transport=transport,
@@ -107,27 +114,20 @@ class ActorRegistry:
             call_policy=call_policy,
             trace=trace,
         )
-        self._gate = gate or Gate()
-        expiry = expiry or ExpiryWatch(ClaimsClock(), publish_event, host_id)
-        self._clock = expiry.clock
-        self._directory = directory
-        self._events = ActorEvents(publish_event, host_id)
-        self._put_claims = put_claims
-        self._put_reference = put_reference
-        self._known_claims = known_claims
-        self._entries: dict[str, ActorEntry] = {}
-        self._starts = Starts()
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self.halts = ActorHalts(
-            expiry,
-            halted or HaltedBook(publish_event, host_id),
-            find=self._entries.get,
+        self._running = RunningActors(
+            starter,
+            directory,
+            self._events,
+            self._gate,
+            drain_timeout=config.drain_timeout,
+            expiry=expiry,
+            halted=halted or HaltedBook(publish_event, host_id),
             lock=self._lock,
-            end=self._halt,
+            on_change=self._changed,
+            put_claims=put_claims,
+            put_reference=put_reference,
         )
-        self._draining = False
-        self.on_change: Callable[[], None] = lambda: None
-        """Called whenever what is wanted here has changed, before anybody is told."""
+        self.halts = self._running.halts
 
     def get(self, public_key: str) -> RunningActor | None:
         return self._directory.get(public_key)
@@ -137,16 +137,16 @@ class ActorRegistry:
 
     def counts(self) -> dict[str, int]:
         """Wanted instances by public key, as the classic heartbeat lists them."""
-        return {key: entry.scale.total for key, entry in self._entries.items()}
+        return {entry.actor.key: entry.scale.total for entry in self._running}
 
     def descriptions(self, *, per_set: bool = False) -> list[ActorDescription]:
         """The actors as the inventory lists them: one entry per wanted instance, or per annotation set."""
-        return [self._describe(entry, per_set) for entry in self._entries.values()]
+        return [entry.describe(per_set=per_set) for entry in self._running]
 
     @property
     def active_calls(self) -> int:
         """Calls from the lattice that are not answered yet."""
-        return sum(entry.inbound.active for entry in self._entries.values())
+        return self._running.active_calls
 
     async def launch(self, reference: str, count: int = 1, annotations: Annotations | None = None) -> str:
         """Start ``count`` more instances of the actor at ``reference``; its public key.
@@ -163,7 +163,7 @@ class ActorRegistry:
             image = await load_actor(reference, config=self._config, now=self._clock())
             attempt.public_key = start.key = image.claims.subject
             async with self._lock(image.claims.subject):
-                running = self._entries.get(image.claims.subject)
+                running = self._running.get(image.claims.subject)
                 if running is not None:
                     require_same_image(running.actor, image)
                 before = running.scale.count(wanted) if running is not None else 0
@@ -193,7 +193,7 @@ class ActorRegistry:
             self._lock(f"ref {reference or actor_id}"),
             Attempt(self._events, reference, wanted, actor_id or "", scale_to=target) as attempt,
         ):
-            running = self._running(actor_id, reference)
+            running = self._running.find(actor_id, reference)
             if running is None and target == 0:
                 return actor_id or ""
             image = None
@@ -209,7 +209,7 @@ class ActorRegistry:
             if actor_id and key != actor_id:
                 raise ActorError(f"{reference} holds actor {key}, not {actor_id}", code=Code.CONFLICT)
             async with self._lock(key):
-                current = self._entries.get(key)
+                current = self._running.get(key)
                 if only_if_absent and current is not None and current.scale.count(wanted):
                     return key
                 if digest:
@@ -247,15 +247,15 @@ class ActorRegistry:
             key = image.claims.subject
             if actor_id and key != actor_id:
                 raise ActorError(f"{reference} holds actor {key}, not {actor_id}", code=Code.CONFLICT)
-            await self._starts.wait_for(key, lambda: key in self._entries, _START_PATIENCE)
+            await self._starts.wait_for(key, lambda: self._running.get(key) is not None, _START_PATIENCE)
             async with self._lock(key):
-                self._require_open()
-                entry = require_update(self._entries.get(key), image, wanted)
+                self._running.require_open()
+                entry = require_update(self._running.get(key), image, wanted)
                 await self._gate.permit_actor(image.claims)
                 accepted()
                 revision = image.claims.revision
                 async with Attempt(self._events, reference, wanted, key, updating=entry.scale, revision=revision):
-                    await self._exchange(entry, image)
+                    await self._running.exchange(entry, image)
         return key
 
     async def stop(self, public_key: str, count: int | None = None, annotations: Annotations | None = None) -> None:
@@ -265,8 +265,8 @@ class ActorRegistry:
         """
         wanted = annotations or {}
         async with self._lock(public_key):
-            entry = require_stoppable(self._entries.get(public_key), public_key, wanted)
-            await self._shrink(entry, entry.scale.remove(wanted, count or None))
+            entry = require_stoppable(self._running.get(public_key), public_key, wanted)
+            await self._running.shrink(entry, entry.scale.remove(wanted, count or None))
 
     async def check_stop(self, public_key: str, annotations: Annotations) -> None:
         """Raise the ActorError that :meth:`stop` would raise now.
@@ -275,10 +275,10 @@ class ActorRegistry:
         acknowledged, before it is known here.
         """
         await self._starts.wait_for(public_key, lambda: self._is_stoppable(public_key, annotations), _START_PATIENCE)
-        require_stoppable(self._entries.get(public_key), public_key, annotations)
+        require_stoppable(self._running.get(public_key), public_key, annotations)
 
     def _is_stoppable(self, public_key: str, annotations: Annotations) -> bool:
-        entry = self._entries.get(public_key)
+        entry = self._running.get(public_key)
         return entry is not None and entry.scale.matches(annotations)
 
     async def drain(self, timeout: float | None = None) -> int:
@@ -287,22 +287,7 @@ class ActorRegistry:
         After ``timeout`` seconds (None: the configured drain time) calls still in flight are abandoned; how many is
         returned.
         """
-        self._draining = True
-        self.halts.close()
-        entries = list(self._entries.values())
-        abandoned = 0
-        try:
-            async with asyncio.timeout(self._config.drain_timeout if timeout is None else timeout):
-                # all actors leave before the first ends: a call in flight may still need another actor of this host
-                await gather(entry.leave_queue_group() for entry in entries)
-                await gather(entry.drain() for entry in entries)
-        except TimeoutError:
-            abandoned = self.active_calls
-            log.warning("host.calls_abandoned", calls=abandoned)
-        await gather(self._end(entry) for entry in entries)
-        for entry in entries:
-            self._tell(entry, entry.scale.remove({}))
-        return abandoned
+        return await self._running.drain(self._config.drain_timeout if timeout is None else timeout)
 
     async def _reach(
         self, entry: ActorEntry | None, image: ActorImage | None, count: int, wanted: Annotations
@@ -311,7 +296,7 @@ class ActorRegistry:
 
         The actor whose instances changed; None when there was nothing to do.
         """
-        self._require_open()
+        self._running.require_open()
         others = entry.scale.total - entry.scale.count(wanted) if entry is not None else 0
         if not 0 <= count <= MOST_INSTANCES - others:
             raise ActorError(
@@ -326,7 +311,7 @@ class ActorRegistry:
             known = self._known_claims(image.claims.subject)
             check_downgrade(image, known, refuse=self._config.refuse_downgrades)
             await self._gate.permit_actor(image.claims)
-            entry = await self._start(image, count, self._limits(wanted))
+            entry = await self._running.start(image, count, self._limits(wanted))
         elif count > entry.scale.count(wanted):
             check_times(entry.actor.claims, self._clock())
             require_same_limits(entry.actor, wanted)
@@ -335,134 +320,21 @@ class ActorRegistry:
         if change is None:
             return None
         if change.started:
-            self.on_change()
-            entry.actor.pool.resize(entry.scale.total)
-            self._tell(entry, [change])
+            self._running.grow(entry, change)
         else:
-            await self._shrink(entry, [change])
+            await self._running.shrink(entry, [change])
         return entry.actor
+
+    def _changed(self) -> None:
+        self.on_change()
 
     def _limits(self, wanted: Annotations) -> Limits:
         """The limits of an actor that is started with these annotations. Raises LimitError."""
         return limits.changed(self._config.limits, limits.from_annotations(wanted))
 
-    async def _start(self, image: ActorImage, instances: int, bounds: Limits) -> ActorEntry:
-        """Compile, instantiate once, join the queue group: in this order, so that the lattice sees what works."""
-        actor = await self._starter.ready(image, instances, bounds)
-        try:
-            self._require_open()
-            inbound = await self._starter.serve(actor)
-        except BaseException:
-            await actor.pool.close()
-            raise
-        entry = ActorEntry(actor, inbound)
-        try:
-            self._require_open()
-            self._gate.revocations.check(actor.claims)  # it may have been revoked meanwhile
-        except LatticeError:
-            await entry.close()
-            raise
-        self._entries[actor.key] = entry
-        if not self._directory.add(actor):
-            log.warning("actor.alias_taken", actor=actor.key, call_alias=actor.claims.call_alias)
-        self.halts.started(entry)
-        await self._introduce(actor)
-        log.info(
-            "actor.started", actor=actor.key, name=actor.claims.name, reference=image.reference, instances=instances
-        )
-        return entry
-
-    async def _exchange(self, entry: ActorEntry, image: ActorImage) -> None:
-        """Start the new revision beside the old one, then switch in one step."""
-        old = entry.actor
-        bounds = old.pool.limits
-        new = await self._starter.ready(image, entry.scale.total, bounds)
-        try:
-            await self._introduce(new)  # who hears of the update can look up its claims
-            self._require_open()
-            self._gate.revocations.check(new.claims)
-            if self._entries.get(old.key) is not entry:
-                raise ActorError("the actor was stopped meanwhile; start it again", code=Code.NOT_RUNNING)
-        except BaseException:
-            await new.pool.close()
-            raise
-        changes = entry.scale.renew()
-
-        def when_gone() -> None:
-            self._tell_of(old, [replace(stopped, remaining=entry.scale.total) for _, stopped in changes])
-
-        # a call that may be made may last as long as the limits say, and so may the end of the old instances
-        entry.switch(new, patience=bounds.deadline + _LAST_CALLS, when_gone=when_gone)
-        if not self._directory.replace(old, new):
-            log.warning("actor.alias_taken", actor=new.key, call_alias=new.claims.call_alias)
-        self.on_change()
-        for started, _ in changes:
-            self._events.updated(new, started)
-        self.halts.started(entry)
-        log.info(
-            "actor.updated",
-            actor=new.key,
-            name=new.claims.name,
-            reference=new.reference,
-            revision=new.claims.revision,
-            before=old.claims.revision,
-        )
-
-    async def _introduce(self, actor: RunningActor) -> None:
-        """Tell the lattice of the claims of what begins to run; a failure is logged."""
-        try:
-            await self._put_claims(actor.claims.as_metadata())
-            if self._put_reference is not None:
-                await self._put_reference(actor.reference, actor.key)
-        except LatticeError as exc:
-            log.warning("actor.claims_not_published", actor=actor.key, error=str(exc))
-
-    def _require_open(self) -> None:
-        if self._draining:
-            raise ActorError("this host is stopping; start the actor on another one", code=Code.NOT_RUNNING)
-
-    async def _shrink(self, entry: ActorEntry, changes: list[Change], *, at_once: bool = False) -> None:
-        self.on_change()
-        if entry.scale.total == 0 and at_once:
-            await self._end(entry)
-        elif entry.scale.total == 0:
-            await self._finish(entry)
-        else:
-            entry.actor.pool.resize(entry.scale.total)
-        self._tell(entry, changes)
-
-    async def _finish(self, entry: ActorEntry) -> None:
-        """Stop one actor: no new calls, then the ones in flight, then its instances."""
-        self._directory.remove(entry.actor)
-        try:
-            async with asyncio.timeout(self._config.drain_timeout):
-                await entry.leave_queue_group()
-                await entry.drain()
-        except TimeoutError:
-            log.warning("actor.calls_abandoned", actor=entry.actor.key, calls=entry.inbound.active)
-        await self._end(entry)
-
-    async def _end(self, entry: ActorEntry) -> None:
-        self._directory.remove(entry.actor)
-        if self._entries.get(entry.actor.key) is entry:
-            del self._entries[entry.actor.key]
-            self.halts.ended(entry.actor.key)
-        await entry.close()
-        log.info("actor.stopped", actor=entry.actor.key, name=entry.actor.claims.name)
-
     def running_claims(self) -> list[ActorClaims]:
         """The claims of everything that runs."""
-        return [entry.actor.claims for entry in self._entries.values()]
-
-    async def _halt(self, entry: ActorEntry, at_once: bool) -> None:
-        await self._shrink(entry, entry.scale.remove({}), at_once=at_once)
-
-    def _running(self, actor_id: str | None, reference: str) -> ActorEntry | None:
-        if actor_id:
-            return self._entries.get(actor_id)
-        if is_key(reference, Role.MODULE):
-            return self._entries.get(reference)
-        return next((entry for entry in self._entries.values() if entry.actor.reference == reference), None)
+        return [entry.actor.claims for entry in self._running]
 
     def _lock(self, key: str) -> asyncio.Lock:
         """The lock of a public key, or of ``ref`` and a reference; where both are held, the reference's comes first."""
@@ -470,31 +342,3 @@ class ActorRegistry:
         if lock is None:
             lock = self._locks[key] = asyncio.Lock()
         return lock
-
-    def _describe(self, entry: ActorEntry, per_set: bool) -> ActorDescription:
-        actor = entry.actor
-        counts = entry.scale.sets() if per_set else ((key, each, 1) for key, each in entry.scale.instances())
-        return ActorDescription(
-            id=actor.key,
-            image_ref=actor.reference,
-            name=actor.claims.name,
-            image_digest=actor.digest,
-            error=actor.barred,
-            instances=[
-                InstanceDescription(
-                    instance_id=instance,
-                    revision=actor.claims.revision,
-                    image_ref=actor.reference,
-                    annotations=dict(annotations),
-                    max_concurrent=count,
-                )
-                for instance, annotations, count in counts
-            ],
-        )
-
-    def _tell(self, entry: ActorEntry, changes: Iterable[Change]) -> None:
-        self._tell_of(entry.actor, changes)
-
-    def _tell_of(self, actor: RunningActor, changes: Iterable[Change]) -> None:
-        for change in changes:
-            self._events.changed(actor, change)
