@@ -80,6 +80,13 @@ class _Folder:
         with suppress(OSError):
             os.unlink(name, dir_fd=self._descriptor)
 
+    def which(self, name: str) -> int | None:
+        """What tells the file of that name from a later one; None when there is none."""
+        try:
+            return os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_ino
+        except OSError:
+            return None
+
     def close(self) -> None:
         with suppress(OSError):
             os.close(self._descriptor)
@@ -95,7 +102,11 @@ class Offer:
         self._find = find
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
+        self._file: int | None = None
+        """That of ``_socket``: the host may have started the next process, which offers under the same name."""
         self._successors: dict[asyncio.Task[None], socket.socket] = {}
+        self._given: dict[str, asyncio.Task[None]] = {}
+        """Which successor has a socket, by its name: two would both accept from it one day."""
 
     def renew(self, key: KeyPair) -> None:
         """Give to processes that hold this issuer key from now on: the host has replaced the one before."""
@@ -122,9 +133,10 @@ class Offer:
         """Offer nothing any more; a successor that has asked takes this as its turn."""
         if self._socket is not None:
             self._loop.remove_reader(self._socket)
-            self._socket.close()
+            if self._folder.which(self._name) == self._file:
+                self._folder.remove(self._name)
+            self._socket.close()  # last: until then no other file gets the same number
             self._socket = None
-            self._folder.remove(self._name)
         for task in list(self._successors):
             task.cancel()
         self._folder.close()
@@ -135,6 +147,7 @@ class Offer:
             bound.setblocking(False)
             self._folder.remove(self._name)  # of a process that was killed; there is one at a time per host
             bound.bind(self._folder.address(self._name))
+            self._file = self._folder.which(self._name)
             bound.listen(_MOST_SUCCESSORS)
         except OSError:
             bound.close()
@@ -158,6 +171,7 @@ class Offer:
 
     def _left(self, task: asyncio.Task[None]) -> None:
         self._successors.pop(task).close()
+        self._given = {name: holder for name, holder in self._given.items() if holder is not task}
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("handover.broke", reason=str(error) or type(error).__name__)
 
@@ -172,14 +186,17 @@ class Offer:
             log.warning("handover.refused", reason="another process of this user asked without the key")
             return
         await self._loop.sock_sendall(peer, _proof(self._key, b"predecessor", nonce, theirs))
+        this = asyncio.current_task()
+        assert this is not None
         while request := await self._loop.sock_recv(peer, _LONGEST):
             if not request.startswith(_TAKE):
                 return
             name = request.removeprefix(_TAKE).decode("utf-8", "replace")
             found = self._find(name)
-            if found is None:
+            if found is None or self._given.get(name, this) is not this:
                 await self._loop.sock_sendall(peer, _NONE)
             else:
+                self._given[name] = this
                 socket.send_fds(peer, [_HERE], [found.fileno()])
                 log.info("handover.given", name=name)
 
@@ -193,6 +210,8 @@ class Predecessor:
         self._socket = peer
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[tuple[bytes, list[int]]] | None = None
+        self._asked = self._heard = 0
+        """Questions and answers so far: an answer to a question that was given up may still come."""
         self._turn = asyncio.Lock()
         self._loop.add_reader(peer, self._read)
 
@@ -226,7 +245,7 @@ class Predecessor:
         return found
 
     async def take(self, name: str) -> socket.socket | None:
-        """The listening socket that the other process knows under ``name``; None when it has none. One at a time.
+        """The listening socket that the other process knows under ``name``; None when it has none for us.
 
         Raises HandoverFailed when it does not answer.
         """
@@ -266,6 +285,7 @@ class Predecessor:
         try:
             if data:
                 self._socket.send(data)
+            self._asked += 1
             async with asyncio.timeout(TIMEOUT):
                 return await self._answer
         except TimeoutError:
@@ -282,9 +302,10 @@ class Predecessor:
             return
         except OSError:
             data, descriptors = b"", []
+        self._heard += 1
         if not data:
             self.close()
-        elif self._answer is not None and not self._answer.done():
+        elif self._heard == self._asked and self._answer is not None and not self._answer.done():
             self._answer.set_result((data, descriptors))
         else:
             for descriptor in descriptors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,13 +16,13 @@ from lattice.hostdata import HostData
 from lattice.invocation import Invocation
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
-from providers.handover import Offer
+from providers.handover import Offer, Predecessor
 from tests.support.certificates import make_certificate
 from tests.support.nats import NatsServer, free_port
 from tests.support.providers import HostSide, ProviderProcess
 
 HTTP = bundled.find("bundled:httpserver")
-OLD, NEW = KeyPair.generate(Role.HOST).public, KeyPair.generate(Role.HOST).public
+OLD, NEW, THIRD = (KeyPair.generate(Role.HOST).public for _ in range(3))
 
 
 @pytest.fixture
@@ -163,3 +164,61 @@ def test_nothing_is_offered_in_a_folder_that_others_may_enter(tmp_path: Path) ->
 
     assert asyncio.run(offer()) is None
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_process_that_leaves_late_takes_nothing_from_the_one_that_came_after_it_on_its_host(
+    host: HostSide, meeting: Path
+) -> None:
+    port = free_port()
+    actor = await host.actor(answer)
+    definition = link(host, actor, port)
+    first = await start(host, told(host, meeting, OLD, definition))
+    second = await start(host, told(host, meeting, OLD, definition))  # stopped and started again at once
+    assert f"127.0.0.1:{port} in use" in second.output
+    assert first.process is not None and first.process.stdin is not None
+    first.process.terminate()
+    assert await first.ended() == 0
+    await until(second, "http.listening")
+    new = await start(host, told(host, meeting, NEW, definition, predecessor=OLD))
+    assert "handover.given" in second.output and "in use" not in new.output
+
+
+async def test_of_two_successors_one_gets_the_address_and_for_the_other_it_is_taken(
+    host: HostSide, meeting: Path
+) -> None:
+    port = free_port()
+    actor = await host.actor(answer)
+    definition = link(host, actor, port)
+    old = await start(host, told(host, meeting, OLD, definition))
+    new = await start(host, told(host, meeting, NEW, definition, predecessor=OLD))
+    third = await start(host, told(host, meeting, THIRD, definition, predecessor=OLD))
+    assert f"127.0.0.1:{port} in use" in third.output and "in use" not in new.output
+    await new.kill()  # the next one may have it then
+    await until(third, "http.listening")
+    await old.kill()
+    await until(third, "http.took_over")
+    assert (await ask(port, "/third")).endswith(b"/third")
+
+
+async def test_an_answer_that_comes_too_late_is_not_taken_for_that_to_the_next_question(meeting: Path) -> None:
+    key = KeyPair.generate(Role.CLUSTER)
+    sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in ("first", "second")}
+    data = HostData(host_id=OLD, provider_key=HTTP.public_key, handover_folder=str(meeting), predecessor=OLD)
+    offer = Offer.open(data, key, sockets.get)
+    assert offer is not None
+    predecessor = await Predecessor.find(data, key)
+    try:
+        given_up = asyncio.create_task(predecessor.take("first"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        taken = await predecessor.take("second")
+        assert taken is not None
+        with taken:
+            assert taken.getsockname() == sockets["second"].getsockname()
+    finally:
+        predecessor.close()
+        offer.close()
+        for each in sockets.values():
+            each.close()
