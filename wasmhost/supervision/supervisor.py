@@ -295,8 +295,8 @@ class ProviderSupervisor:
     async def _begin(self, provider: SupervisedProvider, replaced: SupervisedProvider | None) -> None:
         if replaced is not None:
             await replaced.stop(quietly=True)
+        await self._cluster.announce(*provider.key)
         if self._providers.get(provider.key) is provider:  # it may have been stopped meanwhile
-            await self._cluster.announce(*provider.key)
             provider.start()
             self._watch_expiry(provider)
             await self._metadata.put_claims(provider.image.claims.as_metadata())

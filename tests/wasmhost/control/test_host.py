@@ -27,10 +27,12 @@ from lattice.links import LinkDefinition
 from lattice.rpc import RpcClient
 from lattice.transport import Headers
 from tests.support.actors import ACCOUNT, caller, signed, write
+from tests.support.daemons import processes_with
 from tests.support.nats import NatsServer, free_port
 from tests.wasmhost.control.waiting import EventLog, alive, until
 from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host
+from wasmhost.processes.leftovers import HOST_MARK
 from wasmhost.state import StateError
 from wasmhost.supervision.provider_image import ProviderImage, ProviderImages
 
@@ -215,6 +217,20 @@ async def test_a_host_ends_in_time_while_its_server_is_gone(config: HostConfig, 
         assert pid is not None and not alive(pid)
     finally:
         server.stop()
+
+
+async def test_a_provider_stopped_at_any_moment_of_its_start_leaves_no_process(host: Host) -> None:
+    tried = []
+    for pause in (0, 0.001, 0.01, 0.05, 0.2):  # its key is announced, its process made, its program begins, it is up
+        provider = await host.providers.start("bundled:keyvalue")
+        await asyncio.sleep(pause)
+        await host.providers.stop(STORE.public_key, "default")
+        tried.append(provider)
+    last = await host.providers.start("bundled:keyvalue")
+    await until(lambda: last.condition == "ready", timeout=20)
+    assert [provider.pid for provider in tried] == [None] * len(tried)
+    marked = processes_with(f"{HOST_MARK}={host.config.state_dir}")
+    assert {process.pid for process in marked} == {last.pid}
 
 
 async def test_a_restarted_host_knows_its_links(host: Host, config: HostConfig, client: Connection) -> None:
