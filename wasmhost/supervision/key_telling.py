@@ -15,8 +15,8 @@ from typing import Final
 import structlog
 
 from lattice.providerkeys import ProviderKeys
-from wasmhost.processes.process import ChildProcess
 from wasmhost.supervision.health import HealthReply
+from wasmhost.supervision.provider_process import ProviderProcess
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class KeyTeller:
         """A process is about to get host data with the keys of this moment."""
         self._told = self._wanted()
 
-    async def renew(self, process: ChildProcess) -> bool:
+    async def renew(self, process: ProviderProcess) -> bool:
         """Have this process use the keys that it should have now; False when it does not say that it does."""
         async with self._turn:
             told, wanted = self._told, self._wanted()
@@ -68,7 +68,7 @@ class KeyTeller:
             await self._restart()
             return True
 
-    async def _confirmed(self, process: ChildProcess, wanted: ProviderKeys) -> bool:
+    async def _confirmed(self, process: ProviderProcess, wanted: ProviderKeys) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CONFIRM_TIMEOUT):
                 while process.running:

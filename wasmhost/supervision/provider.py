@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import json
 import signal
 import uuid
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from lattice import subjects
-from lattice.errors import Code, LatticeError, Unreachable
+from lattice.errors import LatticeError
 from lattice.links import LinkDefinition
 from lattice.transport import State
-from wasmhost.processes.leftovers import INSTANCE_MARK, end_leftovers
-from wasmhost.processes.process import ChildProcess, describe_exit
+from wasmhost.processes.process import describe_exit
 from wasmhost.supervision.health import Condition, HealthReply, LinkStatus
 from wasmhost.supervision.health_asking import Doubt, HealthAsking, Silence
 from wasmhost.supervision.key_telling import KeyTeller
@@ -26,6 +23,7 @@ from wasmhost.supervision.link_telling import LET_FINISH, ClassicLinks, LinkTell
 from wasmhost.supervision.provider_events import ProviderEvents
 from wasmhost.supervision.provider_image import ProviderImage
 from wasmhost.supervision.provider_output import ProviderOutput
+from wasmhost.supervision.provider_process import ProviderProcess
 from wasmhost.supervision.silence_meter import SilenceMeter
 from wasmhost.supervision.surroundings import Surroundings
 
@@ -37,10 +35,6 @@ _READY_POLL: Final = (0.03, 0.25)
 """First and longest pause between the questions whether a new process is ready, in seconds."""
 RENEWED: Final = "started anew with new keys"
 _SILENT: Final = "does not answer health checks"
-_CANNOT_START: Final = {
-    errno.ENOEXEC: "; is it a program for this machine?",
-    errno.EACCES: "; do the file system of the state folder and its permissions let programs run?",
-}
 
 
 class SupervisedProvider:
@@ -72,7 +66,7 @@ class SupervisedProvider:
         self._timing = surroundings.timing
         self._asking: HealthAsking
         """Of the present process."""
-        self._process: ChildProcess | None = None
+        self._process: ProviderProcess | None = None
         self._teller: LinkTeller | None = None
         """How the process is told of links, once it is up: it answered, or a classic one seems not to mean to."""
         self._predecessor = predecessor
@@ -163,7 +157,7 @@ class SupervisedProvider:
         life, self._life = self._life, None
         self._stop_telling()
         if life is not None and process is not None and process.running:
-            await self._end(process, drain=drain)
+            await process.end(drain=drain, hurry=self._hurry)
         if life is not None:
             life.cancel()
             await asyncio.wait({life})
@@ -188,22 +182,10 @@ class SupervisedProvider:
             self._log.info("provider.starting_anew", reason=RENEWED)
             self._renewing = True
             self._is_up.clear()
-            await self._end(process)
+            await process.end(hurry=self._hurry)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._timing.start_timeout):
                     await self._is_up.wait()
-
-    async def _end(self, process: ChildProcess, *, drain: float = 0.0) -> None:
-        """Ask a process to shut down, with ``drain`` seconds for what is under way, then make it."""
-        ending = asyncio.create_task(process.wait())
-        await self._request_shutdown(drain)
-        hurry = asyncio.create_task(self._hurry.wait())
-        patience = self._timing.shutdown_delay + (drain if self.image.ours else 0)
-        await asyncio.wait({ending, hurry}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        for task in (ending, hurry):
-            task.cancel()
-        if process.running:
-            await process.terminate(grace=self._timing.terminate_grace)
 
     async def put_link(self, link: LinkDefinition) -> LinkStatus | None:
         """Tell it of a link and wait, within the link timeout, for how that went.
@@ -314,29 +296,19 @@ class SupervisedProvider:
         await around.check_login(image.public_key, ours=image.ours)
         if not image.ours:
             await self._asking.count_others()
-        folder = around.folder / f"{image.public_key}-{self.link_name}"
         self._at_start = tuple(around.links_of(image.public_key, self.link_name))
         self.links = {link.actor_id: LinkStatus(Condition.STARTING) for link in self._at_start}
         self._keys.begin()
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            return f"its work folder {folder} cannot be made: {error.strerror}; free some space, or make it writable"
-        try:
-            process = await ChildProcess.spawn(
-                image.command,
-                environment=around.environment(self, folder),
-                folder=folder,
-                first_line=around.host_data(self),
-                on_line=self._output.take,
-                dies_with_parent=not image.ours,
-                confined=not image.ours,
-            )
-        except OSError as error:
-            name = image.reference if image.program is not None else image.command[0]
-            hint = _CANNOT_START.get(error.errno or 0, "") if image.program is not None else ""
-            return f"cannot start {name}: {error.strerror or error}{hint}"
-        self._process = process
+        self._process = process = await ProviderProcess.spawn(
+            image,
+            link_name=self.link_name,
+            instance_id=self.instance_id,
+            surroundings=around,
+            environment=lambda folder: around.environment(self, folder),
+            host_data=lambda: around.host_data(self),
+            on_line=self._output.take,
+            log=self._log,
+        )
         self._log.info("provider.spawned", pid=process.pid, restarts=self.restarts)
         watching = asyncio.create_task(self._watch(process), name=f"health of {image.name}")
         try:
@@ -347,17 +319,10 @@ class SupervisedProvider:
             return describe_exit(code) + last_words
         finally:
             watching.cancel()
-            await process.kill()  # of its group, whatever is left
-            if not image.ours:
-                await self._end_leftovers()
+            await process.kill_all()  # whatever is left
             await asyncio.wait({watching})
 
-    async def _end_leftovers(self) -> None:
-        ended = await asyncio.to_thread(end_leftovers, INSTANCE_MARK, self.instance_id)
-        if ended:
-            self._log.warning("provider.left_processes", pids=ended, hint="they had outlived it and were killed")
-
-    async def _watch(self, process: ChildProcess) -> None:
+    async def _watch(self, process: ProviderProcess) -> None:
         """Wait until the process is up, then ask for its health again and again. Cancelled when it ends."""
         try:
             timing, loop = self._timing, asyncio.get_running_loop()
@@ -484,15 +449,3 @@ class SupervisedProvider:
         self._check_now.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._check_now.wait(), seconds)
-
-    async def _request_shutdown(self, drain: float) -> None:
-        subject = subjects.shutdown(self._around.lattice, self.image.public_key, self.link_name)
-        document: dict[str, Any] = {"host_id": self._around.host_id}
-        if drain:
-            document["drain_ms"] = round(drain * 1000)
-        body = json.dumps(document).encode()
-        try:
-            await self._around.transport.request(subject, body, timeout=self._timing.health_timeout)
-        except LatticeError as error:
-            if not (isinstance(error, Unreachable) and error.code is Code.NO_RESPONDERS):
-                self._log.info("provider.shutdown_unanswered", error=str(error))
