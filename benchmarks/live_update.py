@@ -24,7 +24,7 @@ from benchmarks.processes import nats_server
 from benchmarks.report import main
 from benchmarks.rounds import Plan, Reading, Result
 from lattice import bundled
-from lattice.events import Event
+from lattice.cloudevents import Event
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.signing import sign_actor

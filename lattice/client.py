@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from lattice import subjects
+from lattice.cloudevents import Event
 from lattice.clustercontrol import ChangeClusterKeys, ClusterView, RevokeProviderKey
 from lattice.control import (
     Ack,
@@ -28,7 +29,6 @@ from lattice.control import (
 )
 from lattice.document import Document
 from lattice.errors import Code, LatticeError, MalformedMessage, RemoteError
-from lattice.events import Event
 from lattice.links import LinkDefinition
 from lattice.revocation import Revocation
 from lattice.security_report import SecurityReport

@@ -1,83 +1,18 @@
-"""Lattice events: CloudEvents 1.0 in JSON, published on the lattice's event subjects.
+"""What hosts tell the lattice: a builder for each event, which returns its name and data.
 
-The builders return ``(name, data)`` for :func:`event`, with exactly the members that application managers and command
-lines of the classic lattice read; members of our own (``code``, ``problem``, ``error`` of a failed link) come on top.
+The data are exactly the members that application managers and command lines of the classic lattice read; members of our
+own (``code``, ``problem``, ``error`` of a failed link) come on top. :mod:`lattice.cloudevents` puts them in envelopes.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
-from lattice import document
-from lattice.document import Document
-from lattice.errors import MalformedMessage
 from lattice.links import LinkDefinition
-
-TYPE_PREFIX: Final = "com.wasmcloud.lattice."
 
 Built = tuple[str, dict[str, Any]]
 """Name and data of an event."""
-
-
-def event(
-    name: str, source: str, data: Mapping[str, Any], *, id: str | None = None, time: datetime | None = None
-) -> bytes:
-    """One encoded event. ``source`` is the public key of the host, which consumers take as the host id."""
-    moment = (time or datetime.now(UTC)).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return document.encode(
-        {
-            "specversion": "1.0",
-            "type": TYPE_PREFIX + name,
-            "source": source,
-            "id": id or str(uuid.uuid4()),
-            "time": moment,
-            "datacontenttype": "application/json",
-            "data": dict(data),
-        }
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One event as it was received."""
-
-    name: str
-    """Without the common prefix: ``actor_started``."""
-    source: str
-    """Public key of the host, or ``n/a`` from Elixir hosts for link events."""
-    id: str = ""
-    time: str = ""
-    """RFC 3339."""
-    data: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    @classmethod
-    def decode(cls, payload: bytes) -> Event:
-        """Raise MalformedMessage, and nothing else. Absent ``data`` are read as none."""
-        return cls.of(document.parse("event", payload))
-
-    @classmethod
-    def of(cls, value: object) -> Event:
-        """The event that a parsed document is. Raises MalformedMessage."""
-        fields = Document("event", value)
-        kind = fields.required_text("type")
-        if not kind.startswith(TYPE_PREFIX):
-            raise MalformedMessage(f"event: type {kind[:80]!r} does not begin with {TYPE_PREFIX}")
-        data = fields.raw("data")
-        if data is None:
-            data = {}
-        if not isinstance(data, dict):
-            raise MalformedMessage("event: data is not an object")
-        return cls(
-            name=kind.removeprefix(TYPE_PREFIX),
-            source=fields.text("source"),
-            id=fields.text("id"),
-            time=fields.text("time"),
-            data=data,
-        )
 
 
 def _failure(data: dict[str, Any], error: str, code: str | None, problem: str | None) -> dict[str, Any]:
@@ -410,9 +345,7 @@ def config_deleted(*, entity_id: str, key: str) -> Built:
 
 def issuer_mismatch(*, issuer: str, origin: str, public_key: str, reason: str, count: int) -> Built:
     """Ours: a key that is known here signed a call of somebody else. ``public_key``: the called actor; ``count``: all
-
-    such calls since the host started.
-    """
+    such calls since the host started."""
     return "issuer_mismatch", {
         "issuer": issuer,
         "origin": origin,
@@ -420,9 +353,6 @@ def issuer_mismatch(*, issuer: str, origin: str, public_key: str, reason: str, c
         "error": reason,
         "count": count,
     }
-
-
-# ---- single calls, on a subject of their own
 
 
 def permission_violation(*, connection: str, operation: str, subject: str, queue: str = "") -> Built:
@@ -434,6 +364,9 @@ def permission_violation(*, connection: str, operation: str, subject: str, queue
         "subject": subject[:200],
         "queue": queue[:200] or None,
     }
+
+
+# ---- single calls, on a subject of their own
 
 
 def invocation_succeeded(

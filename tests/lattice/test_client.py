@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from lattice import events, subjects
+from lattice import cloudevents, subjects
 from lattice.client import ControlClient
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.control import (
@@ -168,7 +168,9 @@ async def test_events_are_followed_from_the_moment_of_entry(
     connection: Connection, client: ControlClient, lattice: str
 ) -> None:
     def publish(number: int) -> None:
-        connection.publish(subjects.events(lattice), events.event("linkdef_set", HOST, LINK.to_json() | {"n": number}))
+        connection.publish(
+            subjects.events(lattice), cloudevents.encode("linkdef_set", HOST, LINK.to_json() | {"n": number})
+        )
 
     with capture_logs() as logs:
         async with client.events() as stream, asyncio.timeout(5):

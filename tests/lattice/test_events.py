@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from lattice import events
+from lattice import cloudevents, events
+from lattice.cloudevents import Event
 from lattice.errors import MalformedMessage
-from lattice.events import Event
 from lattice.links import LinkDefinition
 from tests.support.strategies import json_junk, json_values
 
@@ -107,12 +107,12 @@ BUILT: list[tuple[events.Built, str, set[str]]] = [
 def test_each_event_has_its_classic_members(built: events.Built, name: str, members: set[str]) -> None:
     assert built[0] == name
     assert set(built[1]) == members
-    decoded = Event.decode(events.event(*built[:1], "N1", built[1]))
+    decoded = Event.decode(cloudevents.encode(*built[:1], "N1", built[1]))
     assert (decoded.name, decoded.source, decoded.data) == (name, "N1", built[1])
 
 
 def test_the_envelope_is_a_cloud_event() -> None:
-    document: dict[str, Any] = json.loads(events.event("actor_started", "N1", {}))
+    document: dict[str, Any] = json.loads(cloudevents.encode("actor_started", "N1", {}))
     assert document.pop("specversion") == "1.0"
     assert document.pop("type") == "com.wasmcloud.lattice.actor_started"
     assert document.pop("source") == "N1"
@@ -129,7 +129,7 @@ def test_data_come_back(data: dict[str, Any]) -> None:
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return
-    assert Event.decode(events.event("x", "N1", data)).data == data
+    assert Event.decode(cloudevents.encode("x", "N1", data)).data == data
 
 
 @pytest.mark.parametrize(

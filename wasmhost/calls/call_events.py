@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from lattice import events, subjects
+from lattice import cloudevents, events, subjects
 from lattice.errors import LatticeError
 from lattice.invocation import Entity, Invocation
 from lattice.transport import Transport
@@ -92,7 +92,7 @@ class CallEvents:
             **({} if error is None else {"error": str(error)[:500]}),
         )
         try:
-            self._transport.publish(self._subject, events.event(name, self._host_id, data))
+            self._transport.publish(self._subject, cloudevents.encode(name, self._host_id, data))
         except LatticeError as lost:
             log.debug("event.lost", name=name, reason=str(lost))
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import click
 
+from lattice.cloudevents import Event
 from lattice.control import ActorDescription, Inventory
 from lattice.errors import LatticeError
-from lattice.events import Event
 from wasmhost.cli import names as complete
 from wasmhost.cli.accepted import Accepted, accepting
 from wasmhost.cli.actors import COUNT_FLAGS, LOOK, Placed, actor_and_host, find_running, hosts_of, placed

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from lattice.cloudevents import Event
 from lattice.errors import LatticeError
-from lattice.events import Event
 from wasmhost.actors import limits
 from wasmhost.actors.limits import LimitError
 from wasmhost.cli.accepted import Accepted, accepting

@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from lattice import subjects
+from lattice.cloudevents import Event
 from lattice.document import Document
 from lattice.errors import MalformedMessage
-from lattice.events import Event
 from lattice.observation import EventsRequest
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.identify import KEY_LENGTH

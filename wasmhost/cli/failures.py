@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lattice.events import Event
+from lattice.cloudevents import Event
 from wasmhost.cli import exit_codes
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.problems import Problem, hint_for

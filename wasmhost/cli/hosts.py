@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from lattice.addresses import shown
+from lattice.cloudevents import Event
 from lattice.control import HostPing, Inventory
 from lattice.errors import LatticeError, Unreachable
-from lattice.events import Event
 from wasmhost.cli import actors, providers
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from lattice.cloudevents import Event
 from lattice.control import Inventory, ProviderDescription
 from lattice.errors import LatticeError
-from lattice.events import Event
 from wasmhost.cli import identify
 from wasmhost.cli import names as complete
 from wasmhost.cli.accepted import Accepted, accepting

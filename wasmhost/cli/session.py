@@ -10,10 +10,10 @@ from typing import Any, Self, TypeVar
 
 from lattice.addresses import shown
 from lattice.client import ControlClient
+from lattice.cloudevents import Event
 from lattice.connection import Connection, connect
 from lattice.control import Encoding, HostPing, Inventory, encoding_of
 from lattice.errors import Code, LatticeError, RemoteError, Unreachable
-from lattice.events import Event
 from wasmhost.cli import identify
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.identify import Candidate

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import click
 
+from lattice.cloudevents import Event
 from lattice.control import Inventory
 from lattice.errors import LatticeError
-from lattice.events import Event
 from wasmhost.cli import actors
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app

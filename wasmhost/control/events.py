@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import structlog
 
-from lattice import events, subjects
+from lattice import cloudevents, events, subjects
 from lattice.errors import LatticeError
 from lattice.transport import Transport
 
@@ -37,7 +37,7 @@ class EventPublisher:
     def publish(self, name: str, data: Mapping[str, Any]) -> None:
         """Publish one event; never waits and never raises. An event that cannot leave is logged and lost."""
         try:
-            encoded = events.event(name, self._host_id, data)
+            encoded = cloudevents.encode(name, self._host_id, data)
             self._transport.publish(subjects.events(self._lattice), encoded)
             self._transport.publish(subjects.event(self._lattice, name), encoded)
         except LatticeError as error:

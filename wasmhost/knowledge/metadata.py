@@ -18,9 +18,9 @@ import structlog
 
 from lattice import document, subjects
 from lattice.claims import normalise_alias
+from lattice.cloudevents import Event
 from lattice.connection import Connection
 from lattice.errors import LatticeError, MalformedMessage, NotAuthorized
-from lattice.events import Event
 from lattice.links import LinkDefinition, LinkKey, LinkTable
 from lattice.store import Bucket, Change, Conflict, StoreUnavailable, open_bucket
 from lattice.transport import Headers, State, Subscription

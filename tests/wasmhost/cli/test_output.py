@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattice.events import Event
+from lattice.cloudevents import Event
 from wasmhost.cli.events import describe
 from wasmhost.cli.output import Column, Output, Row, duration, printable, shorten, table
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from structlog.testing import capture_logs
 
-from lattice import events, subjects
+from lattice import cloudevents, events, subjects
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.errors import Unreachable
 from lattice.keys import KeyPair, Role
@@ -249,13 +249,13 @@ async def test_without_jetstream_links_travel_by_events_and_move_into_the_bucket
         assert one.degraded is not None and "JetStream" in one.degraded
         publish = await connect(ConnectOptions(url=server.url))
         one.on_link_set = lambda new, previous: publish.publish(
-            subjects.events(lattice), events.event("linkdef_set", "N1", events.linkdef_set(new)[1])
+            subjects.events(lattice), cloudevents.encode("linkdef_set", "N1", events.linkdef_set(new)[1])
         )
         await one.put_link(link(a="1"))
         await one.put_claims(claims())
         await until(lambda: list(two.links) == [link(a="1")])
         publish.publish(
-            subjects.events(lattice), events.event("linkdef_deleted", "N1", events.linkdef_deleted(link())[1])
+            subjects.events(lattice), cloudevents.encode("linkdef_deleted", "N1", events.linkdef_deleted(link())[1])
         )
         await until(lambda: len(two.links) == 0)
         await publish.drain()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from lattice import events, subjects, wire
+from lattice import cloudevents, subjects, wire
 from lattice.antiforgery import Signer
 from lattice.chunks import Chunks
 from lattice.connection import Connection
@@ -223,7 +223,7 @@ async def test_events_of_the_past_are_told_by_whoever_heard_them(
     trusting: Host, client: Connection, start: Callable[..., Any]
 ) -> None:
     lattice = trusting.config.lattice
-    client.publish(subjects.events(lattice), events.event("host_stopped", "N" + "A" * 55, {"labels": {}}))
+    client.publish(subjects.events(lattice), cloudevents.encode("host_stopped", "N" + "A" * 55, {"labels": {}}))
     client.publish(subjects.events(lattice), b"not an event")
     await start(actors.ECHO)
     inbox = await Inbox.open(client)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from lattice import subjects
-from lattice.events import Event
+from lattice.cloudevents import Event
 from lattice.session import Connection
 from lattice.transport import Headers
 

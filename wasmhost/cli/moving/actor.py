@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from lattice.cloudevents import Event
 from lattice.control import ActorDescription, Inventory
 from lattice.errors import LatticeError
-from lattice.events import Event
 from wasmhost.apps.moving import Annotations, Part, count_of, find_actor, lacking, parts
 from wasmhost.cli.failures import start_failure
 from wasmhost.cli.moving.steps import Moved, goes_on, require_ours, step

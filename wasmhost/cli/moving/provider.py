@@ -9,9 +9,9 @@ import time
 from contextlib import suppress
 
 from lattice import bundled
+from lattice.cloudevents import Event
 from lattice.control import Inventory, ProviderDescription, StartProvider
 from lattice.errors import Code, LatticeError, Unreachable
-from lattice.events import Event
 from wasmhost.apps.moving import find_provider, lacking
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.failures import start_failure

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from lattice.cloudevents import Event
 from lattice.control import Inventory
 from lattice.errors import LatticeError
-from lattice.events import Event
 from wasmhost.cli.output import Output, shorten
 from wasmhost.cli.problems import Problem, from_error, timed_out
 from wasmhost.cli.session import Session, refused
