@@ -319,12 +319,18 @@ def claims_refused(*, public_key: str, name: str, host_id: str, problem: str, er
 # ---- links
 
 
-def linkdef_set(link: LinkDefinition) -> Built:
-    return "linkdef_set", link.to_json()
+def linkdef_set(link: LinkDefinition, changed_us: int | None = None) -> Built:
+    """``changed_us``: ours, only where no bucket orders the changes: when it was made, in µs since the epoch."""
+    return "linkdef_set", _link(link, changed_us)
 
 
-def linkdef_deleted(link: LinkDefinition) -> Built:
-    return "linkdef_deleted", link.to_json()
+def linkdef_deleted(link: LinkDefinition, changed_us: int | None = None) -> Built:
+    """``changed_us`` as in :func:`linkdef_set`."""
+    return "linkdef_deleted", _link(link, changed_us)
+
+
+def _link(link: LinkDefinition, changed_us: int | None) -> dict[str, Any]:
+    return link.to_json() if changed_us is None else {**link.to_json(), "changed_us": changed_us}
 
 
 # ---- references and configuration

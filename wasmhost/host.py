@@ -217,7 +217,7 @@ class Host:
         policy.enforce(actors, providers)
 
         self.linking = linking = Linking(
-            metadata, providers, publisher.publish, holding=holding, gate=policy.gate, grace=config.rpc_timeout
+            metadata, providers, holding=holding, gate=policy.gate, grace=config.rpc_timeout
         )
         parts.push_async_callback(linking.close)
         duties = await self._open_duties(parts)
@@ -315,12 +315,14 @@ class Host:
         """What this host knows of the lattice: links and claims, and what its hosts agree on."""
         config = self.config
         self.metadata = metadata = Metadata(
-            control, config.lattice, host_id=self.identity.host_id, js_domain=config.js_domain
+            control,
+            config.lattice,
+            host_id=self.identity.host_id,
+            js_domain=config.js_domain,
+            ctl_prefix=config.ctl_prefix,
+            publish_event=publisher.publish,
         )
         parts.push_async_callback(metadata.close)
-        metadata.on_reference = lambda reference, key: publisher.publish(
-            *events.refmap_set(oci_url=reference, public_key=key)
-        )
         await metadata.open()
         self.lattice_state = LatticeState(control, config.lattice, js_domain=config.js_domain)
         parts.push_async_callback(self.lattice_state.close)

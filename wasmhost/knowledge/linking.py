@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from lattice import bundled, events
+from lattice import bundled
 from lattice.errors import LatticeError
 from lattice.links import LinkDefinition, LinkKey
 from wasmhost.calls.holding import Holding
@@ -24,7 +24,6 @@ from wasmhost.policy.gate import Gate
 from wasmhost.supervision.health import Condition
 from wasmhost.supervision.link_telling import SETTLE
 from wasmhost.supervision.supervisor import ProviderSupervisor
-from wasmhost.supervision.surroundings import Publish
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +41,6 @@ class Linking:
         self,
         metadata: Metadata,
         supervisor: ProviderSupervisor,
-        publish_event: Publish,
         *,
         holding: Holding | None = None,
         gate: Gate | None = None,
@@ -54,7 +52,6 @@ class Linking:
         """
         self._metadata = metadata
         self._supervisor = supervisor
-        self._publish = publish_event
         self._gate = gate or Gate()
         self._holding = holding or Holding()
         self._grace = grace
@@ -139,7 +136,6 @@ class Linking:
             self._supervisor.delete_link(link)
 
     def _on_set(self, link: LinkDefinition, previous: LinkDefinition | None) -> None:
-        self._publish(*events.linkdef_set(link))
         self._supervisor.push_link(link)
         if previous is not None and previous.provider_id != link.provider_id:
             task = asyncio.create_task(self._let_go(link, previous), name="link grace")
@@ -147,7 +143,6 @@ class Linking:
             task.add_done_callback(self._leaving.discard)
 
     def _on_deleted(self, link: LinkDefinition) -> None:
-        self._publish(*events.linkdef_deleted(link))
         self._supervisor.delete_link(link)
 
     async def _let_go(self, link: LinkDefinition, previous: LinkDefinition) -> None:

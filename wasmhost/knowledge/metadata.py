@@ -1,8 +1,8 @@
 """Links and claims of the lattice: an immutable snapshot in memory, kept true by a JetStream bucket.
 
 Every host and, up to a certain age, every control client writes the bucket; each host watches it and switches its
-snapshot. Without JetStream the links live in memory and other hosts learn of them from the link events; the host then
-says that it is degraded. Keys and values are those of classic hosts (``docs/protocol.md``).
+snapshot. Without JetStream the hosts tell each other (:mod:`wasmhost.knowledge.hearsay`); each then says that it is
+degraded. Keys and values are those of classic hosts (``docs/protocol.md``).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any, Final
 
 import structlog
 
-from lattice import document, subjects
+from lattice import document, events, subjects
 from lattice.claims import normalise_alias
-from lattice.cloudevents import Event
 from lattice.connection import Connection
 from lattice.errors import LatticeError, MalformedMessage, NotAuthorized
 from lattice.links import LinkDefinition, LinkKey, LinkTable
 from lattice.store import Bucket, Change, Conflict, StoreUnavailable, open_bucket
-from lattice.transport import Headers, State, Subscription
+from lattice.transport import State
+from wasmhost.knowledge.hearsay import Hearsay
 
 log = structlog.get_logger(__name__)
 
@@ -35,13 +35,25 @@ RETRY: Final = 5.0
 _LONGEST_REFERENCE: Final = 1000
 """Characters of a reference that becomes a key; longer ones would not fit into a subject."""
 _FIRST_READ_TIMEOUT: Final = 10.0
+Publish = Callable[[str, Mapping[str, Any]], None]
+_NOTHING_CLAIMED: Final = {"rev": "0", "caps": "", "tags": "", "call_alias": ""}
 _NEWER_NAMES: Final = {"capabilities": "caps", "issuer": "iss", "revision": "rev", "subject": "sub"}
 
 
 class Metadata:
     """What this host knows of the lattice's links and claims. Reads are plain look-ups and never wait."""
 
-    def __init__(self, connection: Connection, lattice: str, *, host_id: str, js_domain: str | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        lattice: str,
+        *,
+        host_id: str,
+        js_domain: str | None = None,
+        ctl_prefix: str = subjects.DEFAULT_CONTROL_PREFIX,
+        publish_event: Publish = lambda _name, _data: None,
+    ) -> None:
+        """``publish_event`` is given the events about links and references that this host has to publish."""
         self.links = LinkTable()
         """The snapshot of the moment; replaced as a whole, never changed."""
         self.claims: Mapping[str, Mapping[str, str]] = MappingProxyType({})
@@ -51,14 +63,14 @@ class Metadata:
         self.on_link_set: Callable[[LinkDefinition, LinkDefinition | None], None] = lambda _link, _previous: None
         """Called after the snapshot has a new or changed link, whoever put it, with the link that it replaced."""
         self.on_link_deleted: Callable[[LinkDefinition], None] = lambda _link: None
-        self.on_reference: Callable[[str, str], None] = lambda _reference, _key: None
-        """Called after this host has made it known that a reference holds a key."""
         self._no_storage: str | None = None
         self._corrupt: dict[str, str] = {}
         """Per key of the bucket, why its value cannot be used."""
         self._connection = connection
         self._lattice = lattice
         self._host_id = host_id
+        self._ctl_prefix = ctl_prefix
+        self._publish = publish_event
         self._bucket: Bucket | None = None
         self._js_domain = js_domain or ""
         self._seen: dict[str, int] = {}
@@ -70,7 +82,7 @@ class Metadata:
         self._retry = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
-        self._events: Subscription | None = None
+        self._hearsay: Hearsay | None = None
         self._forget_state: Callable[[], None] = lambda: None
 
     @property
@@ -93,7 +105,7 @@ class Metadata:
         except StoreUnavailable as error:
             self._no_storage = f"{error}; until then links and claims are kept in memory and end with this host"
             log.warning("metadata.degraded", reason=self._no_storage)
-            self._events = await self._connection.subscribe(subjects.events(self._lattice), self._on_event)
+            await self._listen()
             self._forget_state = self._connection.on_state(self._on_state)
             self._recovering = asyncio.create_task(self._recover(), name="metadata recovery")
             return
@@ -109,9 +121,8 @@ class Metadata:
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
-        if self._events is not None:
-            with contextlib.suppress(LatticeError):
-                await self._events.unsubscribe()
+        if self._hearsay is not None:
+            await self._hearsay.close()
 
     def alias(self, name: str) -> str | None:
         """The actor whose claims carry this call alias; the first to claim it keeps it."""
@@ -123,9 +134,9 @@ class Metadata:
 
     async def put_link(self, link: LinkDefinition) -> None:
         """Store a link and switch to it. Raises LatticeError when it cannot be stored; nothing has changed then."""
-        if self._bucket is None or self._is_next(
-            link.id, await self._bucket.put(LINK_PREFIX + link.id, _encoded(link.to_json()))
-        ):
+        if self._bucket is None:
+            self._set_link(link, self._changed(link.id))
+        elif self._is_next(link.id, await self._bucket.put(LINK_PREFIX + link.id, _encoded(link.to_json()))):
             self._set_link(link)
 
     async def delete_link(self, key: LinkKey) -> LinkDefinition | None:
@@ -133,7 +144,9 @@ class Metadata:
         link = self.links.resolve(*key)
         if link is None:
             return None
-        if self._bucket is None or self._is_next(link.id, await self._bucket.delete(LINK_PREFIX + link.id)):
+        if self._bucket is None:
+            self._drop_link(link.id, self._changed(link.id))
+        elif self._is_next(link.id, await self._bucket.delete(LINK_PREFIX + link.id)):
             self._drop_link(link.id)
         return link
 
@@ -158,7 +171,7 @@ class Metadata:
                 await self._bucket.put(reference_key(reference), value)
         except LatticeError as error:
             log.warning("metadata.reference_not_stored", reference=reference, reason=str(error))
-        self.on_reference(reference, key)
+        self._publish(*events.refmap_set(oci_url=reference, public_key=key))
 
     async def _open_bucket(self) -> Bucket:
         return await open_bucket(self._connection, subjects.metadata_bucket(self._lattice), domain=self._js_domain)
@@ -191,9 +204,9 @@ class Metadata:
         self._begin_watch(bucket)
         self._no_storage = None
         log.info("metadata.recovered", bucket=bucket.name)
-        if self._events is not None:
-            events, self._events = self._events, None
-            await events.unsubscribe()
+        if self._hearsay is not None:
+            hearsay, self._hearsay = self._hearsay, None
+            await hearsay.close()
         # what came and went while the rest was copied
         for key in copied - set(self._entries()):
             await bucket.delete(key)
@@ -291,18 +304,43 @@ class Metadata:
         self._written[link_id] = revision
         return True
 
-    def _set_link(self, link: LinkDefinition) -> None:
+    async def _listen(self) -> None:
+        """Learn from other hosts what no bucket holds; what they have told is not told on."""
+        self._hearsay = Hearsay(
+            self._connection,
+            subjects.Control(self._lattice, self._ctl_prefix),
+            self._host_id,
+            on_link=lambda link: self._set_link(link, heard=True),
+            on_link_gone=lambda link: self._drop_link(link.id, heard=True),
+            on_claims=self._hear_claims,
+        )
+        await self._hearsay.open()
+
+    def _hear_claims(self, claims: Mapping[str, str]) -> None:
+        """What was heard may be less than what is known."""
+        known = self.claims.get(claims["sub"], _NOTHING_CLAIMED)
+        self._set_claims({**known, **claims})
+
+    def _changed(self, link_id: str) -> int | None:
+        """When this host changes a link that is in no bucket: now."""
+        return self._hearsay.change(link_id) if self._hearsay is not None else None
+
+    def _set_link(self, link: LinkDefinition, changed_us: int | None = None, *, heard: bool = False) -> None:
         previous = self.links.resolve(*link.key)
         if previous == link:
             return
         self.links = self.links.with_link(link)
         if self._filled.is_set() or self._bucket is None:  # what was there before this host is no news
+            if not heard:
+                self._publish(*events.linkdef_set(link, changed_us))
             self.on_link_set(link, previous)
 
-    def _drop_link(self, link_id: str) -> None:
+    def _drop_link(self, link_id: str, changed_us: int | None = None, *, heard: bool = False) -> None:
         link = next((link for link in self.links if link.id == link_id), None)
         if link is not None:
             self.links = self.links.without(link.key)
+            if not heard:
+                self._publish(*events.linkdef_deleted(link, changed_us))
             self.on_link_deleted(link)
 
     def _set_claims(self, claims: Mapping[str, str]) -> None:
@@ -327,20 +365,6 @@ class Metadata:
             if alias and subject.startswith("M") and aliases.setdefault(alias, subject) != subject:
                 log.info("metadata.alias_taken", alias=alias, actor=subject, owner=aliases[alias])
         self._aliases = aliases
-
-    def _on_event(self, _subject: str, _reply: str, _headers: Headers, payload: bytes) -> None:
-        """Without JetStream: learn what other hosts were told of links."""
-        try:
-            event = Event.decode(payload)
-            if event.source == self._host_id or event.name not in ("linkdef_set", "linkdef_deleted"):
-                return
-            link = LinkDefinition.from_json(event.data).check()
-        except MalformedMessage:
-            return
-        if event.name == "linkdef_set":
-            self._set_link(link)
-        else:
-            self._drop_link(link.id)
 
 
 def reference_key(reference: str) -> str:

@@ -52,13 +52,13 @@ async def opened(
     with StateFolder.open(config.paths) as state:
         identity = Identity.open(config, state)
         events = await EventLog.open(client, config.lattice)
-        metadata = Metadata(client, config.lattice, host_id=identity.host_id)
-        await metadata.open()
         publisher = EventPublisher(client, config.lattice, identity.host_id)
+        metadata = Metadata(client, config.lattice, host_id=identity.host_id, publish_event=publisher.publish)
+        await metadata.open()
         supervisor = ProviderSupervisor(
             config, identity, metadata, publisher.publish, client, images=images, timing=timing
         )
-        linking = Linking(metadata, supervisor, publisher.publish, grace=1.0)
+        linking = Linking(metadata, supervisor, grace=1.0)
         try:
             yield Room(supervisor, metadata, linking, events)
         finally:

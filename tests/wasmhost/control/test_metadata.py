@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from structlog.testing import capture_logs
 
-from lattice import cloudevents, events, subjects
+from lattice import subjects
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.errors import Unreachable
 from lattice.keys import KeyPair, Role
@@ -20,6 +20,7 @@ from lattice.links import LinkDefinition
 from lattice.store import open_bucket
 from tests.support.nats import NatsServer
 from tests.wasmhost.control.waiting import until
+from wasmhost.control.events import EventPublisher
 from wasmhost.knowledge.metadata import Metadata, read_claims
 
 ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public
@@ -50,7 +51,8 @@ async def opened(lattice: str, nats_server: NatsServer) -> AsyncIterator[SimpleN
 
     async def at(host: str, url: str = nats_server.url, js_domain: str | None = None) -> Metadata:
         connection = await connect(ConnectOptions(url=url))
-        metadata = Metadata(connection, lattice, host_id=host, js_domain=js_domain)
+        publish = EventPublisher(connection, lattice, host).publish
+        metadata = Metadata(connection, lattice, host_id=host, js_domain=js_domain, publish_event=publish)
         await metadata.open()
         closing.extend([connection.drain, metadata.close])
         return metadata
@@ -241,24 +243,18 @@ def test_the_typed_claims_of_later_classic_hosts_are_read_as_texts() -> None:
 
 
 async def test_without_jetstream_links_travel_by_events_and_move_into_the_bucket_when_it_comes(
-    opened: SimpleNamespace, lattice: str, tmp_path: Path
+    opened: SimpleNamespace, tmp_path: Path
 ) -> None:
     server = NatsServer(tmp_path / "plain", jetstream=False).start()
     try:
         one, two = await opened.at("N1", server.url), await opened.at("N2", server.url)
         assert one.degraded is not None and "JetStream" in one.degraded
-        publish = await connect(ConnectOptions(url=server.url))
-        one.on_link_set = lambda new, previous: publish.publish(
-            subjects.events(lattice), cloudevents.encode("linkdef_set", "N1", events.linkdef_set(new)[1])
-        )
         await one.put_link(link(a="1"))
+        await one.put_link(link(1))
         await one.put_claims(claims())
-        await until(lambda: list(two.links) == [link(a="1")])
-        publish.publish(
-            subjects.events(lattice), cloudevents.encode("linkdef_deleted", "N1", events.linkdef_deleted(link())[1])
-        )
-        await until(lambda: len(two.links) == 0)
-        await publish.drain()
+        await until(lambda: list(two.links) == [link(a="1"), link(1)])
+        await two.delete_link(link(1).key)
+        await until(lambda: list(one.links) == [link(a="1")])
 
         server.stop()
         server = NatsServer(tmp_path / "full", port=server.port).start()
