@@ -1,8 +1,8 @@
 """Asking one process of a provider for its health, on a subject that all processes of that provider hear.
 
-Ours answer only when they are meant. Classic ones answer whatever they hear, so that a new process seems to be up as
-long as another host runs the same provider: then the answers are counted. Source: wasmCloud/weld
-``rpc-rs/src/provider.rs``, which subscribes to ``health`` without a queue group.
+Those on our SDK answer only when they are meant. Classic ones answer whatever they hear, so that a new process seems to
+be up as long as another host runs the same provider: then the answers are counted. Source: wasmCloud/weld
+``rpc-rs/src/provider.rs``, which subscribes to ``health`` without a queue group, and does not read the question.
 """
 
 from __future__ import annotations
@@ -41,28 +41,38 @@ class HealthAsking:
     """The questions to one process."""
 
     def __init__(
-        self, transport: Transport, lattice: str, *, provider_id: str, link_name: str, instance_id: str, ours: bool
+        self, transport: Transport, lattice: str, *, provider_id: str, link_name: str, instance_id: str
     ) -> None:
         self._transport = transport
         self._subject = subjects.health(lattice, provider_id, link_name)
         self._instance_id = instance_id
-        self._question = pack({"placeholder": True, "instance_id": instance_id} if ours else {"placeholder": True})
+        self._question = pack({"placeholder": True, "instance_id": instance_id})
+        self._company = False
         self._others = 0
 
     async def count_others(self) -> None:
-        """Before a classic process is started: how many of its kind answer already. At once when nobody listens."""
-        self._others = len(await self._answers())
+        """Before a process in an archive is started: who of its kind answers already. At once when nobody listens."""
+        answers = await self._answers()
+        self._company = bool(answers)
+        self._others = len(_nameless(answers))
 
     async def has_company(self) -> bool:
-        """Whether several processes answer, so that nobody can say which of them heard what."""
-        return len(await self._answers()) > 1
+        """Whether several classic processes answer, so that nobody can say which of them heard what."""
+        return len(_nameless(await self._answers())) > 1
+
+    async def is_heard_elsewhere(self) -> bool:
+        """Whether a process of another host answers, which keeps silent where this one is meant."""
+        return any(health.instance_id not in ("", self._instance_id) for health in await self._answers())
 
     async def ask_newcomer(self, timeout: float) -> HealthReply | Silence:
         """As :meth:`ask`, of a process that may not be up yet: answers of those counted before are not its own."""
-        if not self._others:
+        if not self._company:
             return await self.ask(timeout)
         answers = await self._answers()
-        return self._read(answers[-1]) if len(answers) > self._others else Silence.ABSENT
+        if own := [health for health in answers if health.instance_id == self._instance_id]:
+            return own[0]
+        nameless = _nameless(answers)
+        return nameless[-1] if len(nameless) > self._others else Silence.ABSENT
 
     async def ask(self, timeout: float) -> HealthReply | Silence:
         """One question, and what this very process said, as far as that can be told."""
@@ -83,12 +93,13 @@ class HealthAsking:
             return Silence.ABSENT if error.code is Code.NO_RESPONDERS else Silence.MUTE
         return None
 
-    async def _answers(self) -> list[bytes]:
+    async def _answers(self) -> list[HealthReply]:
+        """What all processes of this provider in the lattice say."""
         try:
-            replies = await self._transport.gather(self._subject, self._question, timeout=_ANSWER_WITHIN)
+            replies = await self._transport.gather(self._subject, b"", timeout=_ANSWER_WITHIN)
         except Unreachable:
             return []
-        return [reply.payload for reply in replies]
+        return [self._read(reply.payload) for reply in replies]
 
     def _read(self, payload: bytes) -> HealthReply:
         try:
@@ -96,6 +107,11 @@ class HealthAsking:
         except MalformedMessage as error:
             log.warning("provider.health_malformed", subject=self._subject, error=str(error))
             return HealthReply(healthy=True)  # a classic host, too, counts any answer as a sign of life
+
+
+def _nameless(answers: list[HealthReply]) -> list[HealthReply]:
+    """Those of classic processes."""
+    return [health for health in answers if not health.instance_id]
 
 
 class Doubt:

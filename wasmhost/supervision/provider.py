@@ -290,7 +290,6 @@ class SupervisedProvider:
             provider_id=image.public_key,
             link_name=self.link_name,
             instance_id=self.instance_id,
-            ours=image.ours,
         )
         await image.check()
         await around.check_login(image.public_key, ours=image.ours)
@@ -375,8 +374,10 @@ class SupervisedProvider:
                 return answer
             age = loop.time() - begun
             connected = self._around.transport.state is State.CONNECTED
-            if not self.image.ours and connected and (answer is Silence.MUTE or age > timing.classic_start):
-                return None
+            if not self.image.ours and connected:
+                mute = answer is Silence.MUTE and not await self._asking.is_heard_elsewhere()
+                if mute or age > timing.classic_start:
+                    return None
             if not reported and age > timing.start_timeout:
                 reported = True
                 self.condition = Condition.DEGRADED

@@ -363,8 +363,9 @@ async def test_the_same_archive_runs_once_per_link_name(room: Room, tmp_path: Pa
     await room.events.wait("provider_started", public_key=PROVIDER, link_name="second")
 
 
-async def test_a_program_on_our_sdk_in_an_archive_is_known_by_its_answers(room: Room, tmp_path: Path) -> None:
-    program = script(f"""
+def greeter() -> bytes:
+    """A program on our SDK."""
+    return script(f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from providers.runtime import Call, Provider, operation, run
@@ -378,9 +379,31 @@ class Greeter(Provider):
 
 run(Greeter)
 """)
+
+
+async def test_a_program_on_our_sdk_in_an_archive_is_known_by_its_answers(room: Room, tmp_path: Path) -> None:
     await room.linking.put(link(greeting="1"))
-    provider = await started(room, tmp_path, program)
+    provider = await started(room, tmp_path, greeter())
     await until(lambda: provider.condition == "ready")
     await room.linking.put(link(greeting="2"))
     assert room.described(PROVIDER).links == {ACTOR: {"state": "ready", "reason": ""}}
     await room.supervisor.stop(PROVIDER, "default")
+
+
+async def test_two_hosts_that_run_one_on_our_sdk_do_not_take_its_answers_for_each_other(
+    trusting: HostConfig, client: Connection, tmp_path: Path
+) -> None:
+    paths = replace(trusting.paths, host=tmp_path / "second")
+    async with (
+        opened(trusting, client, timing=QUICK) as one,
+        opened(replace(trusting, paths=paths), client, timing=QUICK) as two,
+    ):
+        first = await started(one, tmp_path, greeter())
+        second = await started(two, tmp_path, greeter())
+        await until(lambda: first.condition == second.condition == "ready")
+        conditions = set()
+        since = time.monotonic()
+        while time.monotonic() - since < 2.5:
+            conditions |= {first.condition, second.condition}
+            await asyncio.sleep(0.02)
+        assert (conditions, first.restarts, second.restarts) == ({"ready"}, 0, 0)
