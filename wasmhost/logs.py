@@ -24,7 +24,9 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 _SEED = re.compile(r"\bS[ACMNOUVX][A-Z2-7]{56}\b")
 _TOKEN = re.compile(r"\beyJ[A-Za-z0-9_+/=-]{16,}(?:\.[A-Za-z0-9_+/=-]*)*")
 """JSON in base64 as it begins tokens, and the line of host data, which holds seeds."""
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Controls of terminals, and characters that change the order in which text is shown."""
+_DEEPEST = 6
 
 
 def configure(level: str = "info", *, structured: bool | None = None, stream: TextIO | None = None) -> None:
@@ -75,7 +77,7 @@ def show_taps(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def clean(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Hide secrets and escape control characters in every text of the event, two levels deep."""
+    """Hide secrets and escape control characters in every text of the event, names of members included."""
     for key, value in event.items():
         # the one field that is meant to span lines; it is ours
         event[key] = hide(value) if key == "exception" and isinstance(value, str) else _cleaned(value)
@@ -95,8 +97,10 @@ def escape(text: str) -> str:
 def _cleaned(value: object, depth: int = 0) -> object:
     if isinstance(value, str):
         return escape(hide(value))
-    if isinstance(value, dict) and depth < 2:
-        return {key: _cleaned(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple) and depth < 2:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, dict) and depth < _DEEPEST:
+        return {_cleaned(key, depth + 1): _cleaned(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple) and depth < _DEEPEST:
         return [_cleaned(item, depth + 1) for item in value]
-    return value
+    return escape(hide(repr(value)))  # as a renderer would write it, uncleaned

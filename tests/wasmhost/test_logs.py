@@ -35,6 +35,25 @@ def test_a_line_is_one_line_and_holds_no_seed(structured: bool) -> None:
     assert seed not in line and line.count("<seed hidden>") == 2
 
 
+@pytest.mark.parametrize("structured", [True, False])
+def test_no_value_however_deep_and_of_whatever_type_escapes_that(structured: bool) -> None:
+    output = io.StringIO()
+    logs.configure("info", structured=structured, stream=output)
+    seed = KeyPair.generate(Role.USER).seed
+
+    class Told:
+        def __repr__(self) -> str:
+            return f"<{seed}\n\x9b2J>"
+
+    # what a provider writes becomes fields of a log event, members' names and all
+    structlog.get_logger().info(
+        "provider.log", text="\u202egnp.exe", deep={"a": {"b": {"c": [{seed: seed}]}}}, odd=Told()
+    )
+    line = output.getvalue()
+    assert seed not in line and line.count("<seed hidden>") == 3
+    assert line.count("\n") == 1 and line.rstrip("\n").isprintable()
+
+
 def test_structured_lines_are_json_with_level_and_time() -> None:
     output = io.StringIO()
     logs.configure("warning", structured=True, stream=output)

@@ -26,6 +26,7 @@ from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.claims import read_seed
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.halted import why_halted
+from wasmhost.cli.output import to_json
 from wasmhost.cli.problems import Problem, invalid, not_found
 from wasmhost.cli.session import CLIENT_NAME, Session
 from wasmhost.keys.cluster_seeds import ClusterSeeds
@@ -119,7 +120,7 @@ def call(
     if app.output.json:
         app.output.document(document | {"result": readable(value, binary)})
     else:
-        app.output.text(json.dumps(readable(value, binary), ensure_ascii=False))
+        app.output.text(to_json(readable(value, binary)))
     return ExitCode.DONE
 
 

@@ -32,4 +32,4 @@ def completions(app: App, shell: str) -> None:
     if app.output.json:
         app.output.document({"shell": shell, "script": script})
     else:
-        app.output.text(script)
+        app.output.block(script)

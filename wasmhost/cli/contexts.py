@@ -69,7 +69,8 @@ def _say_current(app: App) -> None:
     try:
         context = app.context()
     except LatticeError as error:
-        app.output.say(f"Commands cannot work now: {error}")
+        for line in f"Commands cannot work now: {error}".splitlines():
+            app.output.say(line)
         return
     source = "" if context.source == "default" else f", after {context.source}"
     app.output.say(f"Commands work in lattice '{context.lattice}' at {shown(context.nats_url)}{source}.")

@@ -109,7 +109,7 @@ def events(app: App, *, names: tuple[str, ...], count: int | None, since: float 
             if app.output.json:
                 app.output.line(event_document(event))
             else:
-                app.output.text(describe(event, app.output.width))
+                app.output.block(describe(event, app.output.width))
             left = None if left is None else left - 1
             return left == 0
 

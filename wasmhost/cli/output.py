@@ -7,6 +7,7 @@ characters are made visible, so that no name can move the cursor or forge a line
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -16,11 +17,25 @@ from typing import Any, TextIO
 
 GAP = "  "
 SMALLEST_WIDTH = 40
+_MOVES_THE_CURSOR = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Controls of terminals, also those of one byte, and characters that change the order in which text is shown."""
 
 
 def printable(text: str) -> str:
     """``text`` on one line, with control characters written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str) -> str:
+    """As :func:`printable`, but for what could deceive only, written as JSON does: for lines that others read, too."""
+    return _MOVES_THE_CURSOR.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """JSON for a terminal: nothing in its texts can move the cursor."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    # between the values there are no such characters but the line breaks of indentation
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 def shorten(text: str, width: int, *, keep_end: bool = False) -> str:
@@ -127,11 +142,11 @@ class Output:
 
     def document(self, value: Mapping[str, Any]) -> None:
         """Print one JSON document."""
-        self._write(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+        self._write(to_json(value, indent=2))
 
     def line(self, value: Mapping[str, Any]) -> None:
         """Print one JSON document on one line, for streams."""
-        self._write(json.dumps(value, ensure_ascii=False, default=str))
+        self._write(to_json(value))
 
     def table(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
         self._write(table(columns, rows, width=self.width))
@@ -153,20 +168,24 @@ class Output:
             )
 
     def text(self, text: str = "") -> None:
-        """Print a line of data."""
+        """Print one line of data, whatever is in it."""
+        self._write(one_line(text))
+
+    def block(self, text: str) -> None:
+        """Print lines that are made up already: what strangers wrote in them must be :func:`printable`."""
         self._write(text)
 
     def say(self, text: str) -> None:
-        """Tell what happens, on standard error; silent in JSON mode, where standard error holds errors only."""
+        """Tell in one line what happens, on standard error; silent in JSON mode, which has errors only there."""
         if not self.json:
-            print(text, file=self._err or sys.stderr, flush=True)
+            print(one_line(text), file=self._err or sys.stderr, flush=True)
 
     def problem(self, message: str, hint: str, exit_code: int) -> None:
         """Show why the command failed, on standard error."""
         stream = self._err or sys.stderr
         if self.json:
             shown = {"error": message, "hint": hint or None, "exit_code": int(exit_code)}
-            print(json.dumps(shown, ensure_ascii=False), file=stream, flush=True)
+            print(to_json(shown), file=stream, flush=True)
             return
         for number, line in enumerate(message.splitlines() or [""]):
             print(f"Error: {printable(line)}" if number == 0 else printable(line), file=stream)

@@ -191,7 +191,7 @@ def spy(app: App, names: tuple[str, ...], count: int | None) -> None:
                 if app.output.json:
                     app.output.line(picture.document(call))
                 else:
-                    app.output.text(picture.describe(call, app.output.width))
+                    app.output.block(picture.describe(call, app.output.width))
                 if left is not None and (left := left - 1) == 0:
                     return
 

@@ -134,7 +134,7 @@ def _watch(app: App, show: Callable[[], Any]) -> None:
                     if output.json:
                         output.line(json.loads(_shown(app, "json", show)))
                     else:
-                        output.text(_shown(app, "text", show).rstrip("\n"))
+                        output.block(_shown(app, "text", show).rstrip("\n"))
                 before, failure = facts, ""
             except (LatticeError, problems.Problem) as error:
                 if first:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lattice.cloudevents import Event
 from wasmhost.cli.events import describe
-from wasmhost.cli.output import Column, Output, Row, duration, printable, shorten, table
+from wasmhost.cli.output import Column, Output, Row, duration, one_line, printable, shorten, table, to_json
 
 COLUMNS = [Column("ID", 10), Column("NAME", 8), Column("IMAGE", 12, keep_end=True), Column("COUNT")]
 
@@ -47,6 +47,34 @@ def test_shortened_text_is_never_wider_than_asked(text: str, width: int, keep_en
 @given(st.text())
 def test_printable_text_is_one_line_without_control_characters(text: str) -> None:
     assert printable(text).isprintable()
+
+
+HOSTILE = "a\nb\r\x1b[2J\x9b31m\x7f\u202ecod.exe\u2028"
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_json_for_a_terminal_is_the_same_json(value: object) -> None:
+    assert json.loads(to_json(value)) == value
+    assert json.loads(to_json(value, indent=2)) == value
+
+
+def test_what_strangers_write_moves_no_cursor_and_makes_no_line() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    shown = Output(out=out, err=err)
+    shown.text(f"started {HOSTILE}")
+    shown.say(f"on {HOSTILE}")
+    assert out.getvalue().count("\n") == err.getvalue().count("\n") == 1
+    shown.problem(HOSTILE, HOSTILE, 1)
+    told = Output("json", out=out, err=err)
+    told.line({HOSTILE: HOSTILE})
+    told.problem(HOSTILE, HOSTILE, 1)
+    for written in (out, err):
+        assert written.getvalue().replace("\n", "").isprintable()
+    assert one_line("täb 表 👩‍🚀") == "täb 表 👩‍🚀"
 
 
 @given(st.lists(st.tuples(st.text(), st.text(), st.text(), st.text())), st.integers(40, 200))

@@ -30,7 +30,7 @@ def show(output: Output, finding: Finding) -> None:
     """``warn  clocks      the clock of …``, and the fix below."""
     head = f"{finding.level:<6}{finding.check:<13}"
     for number, text in enumerate(filter(None, (finding.message, finding.fix and f"-> {finding.fix}"))):
-        output.text(
+        output.block(
             textwrap.fill(
                 printable(text),
                 output.width,

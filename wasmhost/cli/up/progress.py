@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -14,7 +13,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from wasmhost import logs
-from wasmhost.cli.output import Output, printable
+from wasmhost.cli.output import Output, printable, to_json
 
 _ALWAYS_THERE = {"event", "level", "timestamp", "logger", "text"}
 
@@ -69,7 +68,7 @@ class Progress:
         """Show what another host of ours logged, as if it had been logged here."""
         event.setdefault("level", "info")
         if self._output.json:
-            print(json.dumps({**event, "host_name": host}, ensure_ascii=False), file=sys.stderr, flush=True)
+            print(to_json({**event, "host_name": host}), file=sys.stderr, flush=True)
             return
         with suppress(structlog.DropEvent):
             print(self._shown(logs.clean(None, "", event), host), file=sys.stderr, flush=True)
