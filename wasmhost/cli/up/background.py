@@ -24,6 +24,7 @@ from click.core import ParameterSource
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.output import Output
 from wasmhost.cli.problems import Problem, from_error
+from wasmhost.processes.own_program import own_command
 from wasmhost.state import StatePaths, lock_holder, make_private_folder
 
 REPORT_OPTION = "--report-to"
@@ -133,7 +134,7 @@ def launch(arguments: Sequence[str], paths: StatePaths, output: Output) -> ExitC
     watched = _Watched(log, shown=os.fstat(sink).st_size)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "wasmhost", "up", REPORT_OPTION, str(writing), *arguments],
+            own_command("up", REPORT_OPTION, str(writing), *arguments),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from wasmhost.configuration.config import HostConfig
 from wasmhost.configuration.settings import SETTINGS
 from wasmhost.host import Host
 from wasmhost.keys.identity import Identity
+from wasmhost.processes.own_program import own_command
 from wasmhost.processes.process import ChildProcess, describe_exit
 from wasmhost.state import locate, make_private_folder, read_or_make_key
 
@@ -128,7 +128,7 @@ class FurtherHost:
     async def _start(self) -> None:
         self._last_error = {}
         self._process = await ChildProcess.spawn(
-            [sys.executable, "-m", "wasmhost", "host", "-o", "json", "--state", str(self._state), "--config", "-"],
+            own_command("host", "-o", "json", "--state", str(self._state), "--config", "-"),
             environment=_environment(),
             folder=Path.cwd(),
             first_line=json.dumps(self._settings).encode(),
