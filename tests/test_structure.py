@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -84,3 +89,32 @@ def test_no_import_cycles() -> None:
 def test_the_walk_sees_the_packages() -> None:
     assert len(sources()) > 20
     assert any("lattice.errors" in imported for path in sources() for imported in imports(path))
+
+
+def test_the_product_needs_no_package_that_its_users_do_not_get() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split(r"[^\w.-]", line)[0].lower() for line in project["dependencies"]}
+    come_as = metadata.packages_distributions()
+    tops = {name.split(".")[0] for path in sources() for name in imports(path)} - sys.stdlib_module_names
+    for top in tops - set(PACKAGES):
+        assert needed & {name.lower() for name in come_as.get(top, [])}, f"{top} is not among the dependencies"
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["keys", "list"], ["completions", "bash"]])
+def test_a_command_that_asks_nobody_loads_neither_a_nats_client_nor_the_engine(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    program = (
+        "import sys; from wasmhost.cli.entry import run; code = run(sys.argv[1:]);"
+        "print(code, sorted({'nats', 'wasmtime', 'aiohttp'} & set(sys.modules)), file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        check=False,
+        env={"HOME": str(tmp_path), "PATH": ""},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.stderr.splitlines()[-1] == "0 []", ended.stderr

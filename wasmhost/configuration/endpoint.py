@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from lattice.connection import DEFAULT_INBOX_PREFIX, ConnectOptions
+from lattice.connectoptions import DEFAULT_INBOX_PREFIX, ConnectOptions
 from lattice.login import SYSTEM_TLS, TlsFiles
 from wasmhost.configuration.readers import PROVIDER
 from wasmhost.configuration.settings import Resolved

@@ -12,7 +12,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from lattice import subjects
-from lattice.connection import DEFAULT_INBOX_PREFIX, ConnectOptions
+from lattice.connectoptions import DEFAULT_INBOX_PREFIX, ConnectOptions
 from lattice.errors import MalformedMessage
 from lattice.login import SYSTEM_TLS, Login, TlsFiles, read_credentials
 from wasmhost.contexts.context_files import Bundle, ContextError

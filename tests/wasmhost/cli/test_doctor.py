@@ -60,6 +60,13 @@ def test_on_a_new_machine_nothing_fails(env: dict[str, str], tmp_path: Path) -> 
     assert not (tmp_path / "home" / ".local").exists(), "looking makes no keys"
 
 
+def test_the_packages_are_those_that_a_user_gets_not_those_of_our_tests(env: dict[str, str]) -> None:
+    (packages,) = examine(env)["packages"]
+    assert packages["level"] == "ok"
+    assert "wasmtime" in packages["message"] and "httptools" in packages["message"]
+    assert "aiohttp" not in packages["message"] and "pytest" not in packages["message"]
+
+
 def test_a_whole_lattice_is_found_sound(env: dict[str, str], nats_server: NatsServer, lattice: str) -> None:
     env |= {"WASMHOST_NATS_URL": nats_server.url, "WASMCLOUD_LATTICE": lattice}
     host = Running(["host", "--name", "one", "--trust", actors.ACCOUNT.public, "--allow-file-load"], env=env)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,6 @@ from wasmhost.state import StatePaths
 MANIFEST_PORT = 8080
 """Where the manifests that come along listen."""
 LEAST_DISK = 256 * 1024 * 1024
-PACKAGES = ("wasmtime", "nats-py", "aiohttp", "pynacl")
 _OURS = ("nats-server", "providers.", "wasmhost")
 
 
@@ -44,7 +44,7 @@ def check_machine(app: App) -> Iterator[Finding]:
 def _versions() -> Iterator[Finding]:
     python = ".".join(map(str, sys.version_info[:3]))
     yield ok("versions", f"wasmhost {__version__}, Python {python}, {platform.system()} {platform.machine()}")
-    found = {name: _version(name) for name in PACKAGES}
+    found = {name: _version(name) for name in _required()}
     missing = [name for name, version in found.items() if not version]
     shown = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     if missing:
@@ -53,6 +53,15 @@ def _versions() -> Iterator[Finding]:
         yield ok("packages", shown)
     if not sys.platform.startswith("linux"):
         yield warn("system", f"{platform.system()} is not tested", "use Linux, in a virtual machine or a container")
+
+
+def _required() -> list[str]:
+    """The packages that this installation says it needs; those of its extras are not among them."""
+    try:
+        lines = metadata.requires("wasmhost") or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in lines if "extra ==" not in line]
 
 
 def _version(package: str) -> str:
