@@ -102,6 +102,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_size = 0
+        """Of the head that is coming in, or of what came of a body's framing since its last byte."""
         self._in_head = False
         self._blocked = False
         """The client does not take what is written."""
@@ -197,6 +198,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         exchange.size += len(body)
 
     def on_message_complete(self) -> None:
+        self._head_size = 0
         if self._line:
             self._line[-1].complete = True
 
@@ -212,8 +214,9 @@ class HttpConnection(asyncio.BufferedProtocol):
                 return
             if self._parser is None:
                 self._parser = httptools.HttpRequestParser(self)
-            in_body = bool(self._line) and not self._line[-1].complete
-            piece = data[at:] if in_body else data[at : at + _HEAD_SLICE]
+            receiving = self._line[-1] if self._line and not self._line[-1].complete else None
+            came = receiving.size if receiving is not None else 0
+            piece = data[at : at + _HEAD_SLICE] if receiving is None else data[at:]
             try:
                 self._parser.feed_data(piece)
                 at += len(piece)
@@ -224,9 +227,11 @@ class HttpConnection(asyncio.BufferedProtocol):
                 at = size
                 self._malformed(error)
             if self._in_head:
-                self._head_size += len(piece)
+                self._head_size += min(len(piece), _HEAD_SLICE)  # a longer piece began with the end of a body
                 if (reply := self._oversize()) is not None:
                     self._refuse_rest(reply)
+            elif receiving is not None and not receiving.complete:
+                self._watch_framing(receiving, len(piece) if receiving.size == came else 0)
             self._advance()
 
     def _oversize(self) -> Reply | None:
@@ -238,6 +243,14 @@ class HttpConnection(asyncio.BufferedProtocol):
             reason = f"the request has more than {limits.head_size} bytes or {limits.headers} lines of headers"
             return Reply(431, reason, ends=True)
         return None
+
+    def _watch_framing(self, exchange: Exchange, size: int) -> None:
+        """``size`` bytes came and nothing of the body; 0 when some of it did. The parser keeps trailers, too."""
+        self._head_size = self._head_size + size if size else 0
+        if self._head_size > self._server.limits.head_size:
+            reason = f"the request has more than {self._server.limits.head_size} bytes of chunk extensions or trailers"
+            exchange.reply = exchange.reply or Reply(400, reason)
+            self._close_line(exchange)
 
     def _malformed(self, error: httptools.HttpParserError) -> None:
         if self._line and self._line[-1].complete and not self._line[-1].keep_alive:

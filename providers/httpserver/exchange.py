@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import Final
 
 from providers.httpserver import mapping
 from providers.httpserver.replies import Reply
 from providers.httpserver.routes import Route
+
+_DECISIVE: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect"})
+"""Headers that say where a request goes and where it ends."""
 
 
 class Exchange:
@@ -45,7 +49,8 @@ class Exchange:
         """Whether the client may send another request on its connection."""
         self.ends = False
         """The connection ends with the answer although the client may be sending still."""
-        self.header = header = mapping.request_headers(headers)
+        dropped: list[str] = []
+        self.header = header = mapping.request_headers(headers, dropped)
         self.reply: Reply | None = None
         """An answer without the actor, once that is decided; what else comes of the body is dropped."""
         self.route: Route | None = None
@@ -78,6 +83,9 @@ class Exchange:
                 self.reply = Reply(400, "an HTTP/1.1 request has exactly one Host header", ends=True)
         elif version != "1.0":
             self.reply = Reply(505, "the HTTP versions understood are 1.0 and 1.1", ends=True)
+        if dropped and not _DECISIVE.isdisjoint(dropped):
+            reason = f"a header among {', '.join(sorted(_DECISIVE))} has a value that is not visible ASCII"
+            self.reply = Reply(400, reason, ends=True)
 
     def _read_expectation(self, values: list[str]) -> None:
         if [value.lower() for value in values] != ["100-continue"]:

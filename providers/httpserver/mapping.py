@@ -58,14 +58,17 @@ def _lower_name(raw: bytes) -> str:
     return raw.decode("latin-1").lower()
 
 
-def request_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
-    """The ``header`` member of a request, from names and values as received."""
+def request_headers(raw: Iterable[tuple[bytes, bytes]], dropped: list[str] | None = None) -> dict[str, list[str]]:
+    """The ``header`` member of a request, from names and values as received.
+
+    The lower-case names of values that were left out are added to ``dropped``.
+    """
     headers: dict[str, list[str]] = {}
     for raw_name, raw_value in raw:
-        if not raw_value.isascii():
-            continue
-        value = raw_value.decode("ascii").rstrip(" \t")  # the parser takes off what stands before it only
-        if not (value.isprintable() or value.replace("\t", " ").isprintable()):
+        value = raw_value.decode("latin-1").rstrip(" \t")  # the parser takes off what stands before it only
+        if not raw_value.isascii() or not (value.isprintable() or value.replace("\t", " ").isprintable()):
+            if dropped is not None:
+                dropped.append(raw_name.decode("latin-1").lower())
             continue
         name = _lower_name(raw_name) if len(raw_name) <= 64 else raw_name.decode("latin-1").lower()
         if name in headers:

@@ -350,6 +350,9 @@ async def test_head_has_the_length_of_get_and_no_body() -> None:
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc", 400),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
         (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \xe9, chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \xe9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: \xe9\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", 400),
         (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
@@ -412,6 +415,15 @@ def test_no_client_breaks_the_server(sent: list[bytes]) -> None:
         assert not failures
 
     asyncio.run(scene())
+
+
+async def test_what_frames_a_body_is_bounded_too(echo: Served) -> None:
+    for flood in (b"0\r\nX: " + b"y" * 300_000, b"2;" + b"e" * 300_000, b"0\r\n" + b"X: y\r\n" * 50_000):
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"
+        answer = await echo.ask(head + flood)  # goes on for ever, as far as the server knows
+        assert answer.startswith(b"HTTP/1.1 400 "), answer[:300]
+        assert b"trailers" in answer and b"Connection: close\r\n" in answer
+    assert echo.actor.requests == []
 
 
 # --- slow clients ---
