@@ -35,6 +35,8 @@ class Silence(Enum):
     """Nobody listens, or there is no connection."""
     MUTE = auto()
     """The question was delivered."""
+    FORBIDDEN = auto()
+    """The NATS user of this host may not ask, which the connection has told."""
 
 
 class HealthAsking:
@@ -81,7 +83,7 @@ class HealthAsking:
         except Unreachable as error:
             return Silence.MUTE if error.code is Code.TIMED_OUT else Silence.ABSENT
         except NotAuthorized:
-            return Silence.ABSENT  # the NATS user of this host may not ask, which the connection has told
+            return Silence.FORBIDDEN
         health = self._read(reply.payload)
         return Silence.ABSENT if health.instance_id not in ("", self._instance_id) else health
 
@@ -91,13 +93,15 @@ class HealthAsking:
             await self._transport.request(self._subject, b"", timeout=timeout)
         except Unreachable as error:
             return Silence.ABSENT if error.code is Code.NO_RESPONDERS else Silence.MUTE
+        except NotAuthorized:
+            return Silence.FORBIDDEN
         return None
 
     async def _answers(self) -> list[HealthReply]:
         """What all processes of this provider in the lattice say."""
         try:
             replies = await self._transport.gather(self._subject, b"", timeout=_ANSWER_WITHIN)
-        except Unreachable:
+        except (Unreachable, NotAuthorized):
             return []
         return [self._read(reply.payload) for reply in replies]
 

@@ -340,7 +340,7 @@ class SupervisedProvider:
                     silence.alone = others is not None
                 else:
                     answered = await self._check_health()
-                if answered or self._around.transport.state is not State.CONNECTED:
+                if answered:
                     silence.heard(loop.time())
                 elif self._answered:
                     silence.unanswered(loop.time())
@@ -353,8 +353,6 @@ class SupervisedProvider:
                 calm = self._events.healthy and all(link.state is Condition.READY for link in self.links.values())
                 pause = interval if calm or not self._answered else timing.trouble_interval
                 await self._pause(doubt.pause(pause))
-        except asyncio.CancelledError:
-            raise
         except Exception:
             self._log.exception("provider.watch_failed")
             await process.kill()  # supervision without eyes is none; the restart begins anew
@@ -414,16 +412,15 @@ class SupervisedProvider:
             self._note_link(actor_id, status)
 
     async def _check_health(self) -> bool:
-        """Ask, note the answer, publish what changed; False when there was no answer."""
+        """Ask, note the answer, publish what changed; False when it was asked and did not answer."""
         health = await self._asking.ask(self._timing.health_timeout)
         if self._life is None:
             return True  # on its way out
         if isinstance(health, Silence):
-            connected = self._around.transport.state is State.CONNECTED
-            self.condition = Condition.DEGRADED
-            self.error = _SILENT if connected else "the host has no connection to NATS"
+            excuse = self._excuse(health)
+            self.condition, self.error = Condition.DEGRADED, excuse or _SILENT
             self._publish_health(self.error)
-            return False
+            return bool(excuse)
         if not self._answered:
             self._answered = True
             await self._catch_up()  # perhaps it was not as silent as it was slow, and heard nothing so far
@@ -440,6 +437,12 @@ class SupervisedProvider:
             self.condition = Condition.DEGRADED
         self._publish_health(health.failure)
         return True
+
+    def _excuse(self, silence: Silence) -> str:
+        """Why it could not be asked; empty when it was."""
+        if silence is Silence.FORBIDDEN:
+            return "the NATS user of this host may not ask it how it is; see docs/security.md"
+        return "" if self._around.transport.state is State.CONNECTED else "the host has no connection to NATS"
 
     def _publish_health(self, failure: str) -> None:
         now = asyncio.get_running_loop().time()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +26,7 @@ from tests.support.foreign import classic
 from tests.support.nats import NatsServer, free_port
 from tests.support.operator import Operator, write_credentials
 from tests.support.waiting import eventually
-from tests.wasmhost.control.room import opened
+from tests.wasmhost.control.room import TIMING, opened
 from tests.wasmhost.control.waiting import EventLog, until
 from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host
@@ -116,23 +119,76 @@ async def test_a_warning_says_once_that_a_local_server_is_open(config: HostConfi
     assert (told["log_level"], "any local user" in told["hint"]) == ("warning", True)
 
 
-async def test_what_is_not_permitted_to_a_host_is_told_in_an_event(config: HostConfig, tmp_path: Path) -> None:
-    """A host whose user may not ask providers how they are."""
-    permissions = 'publish: { deny: ["wasmbus.rpc.*.*.*.health"] }'
+ANYTHING = "a.subject.that.nobody.uses"
+HEALTH = "wasmbus.rpc.*.*.*.health"
+
+
+def denying(subject: str) -> str:
+    """A server whose user "host" may not publish there; "watcher" may do all."""
+    permissions = f'publish: {{ deny: ["{subject}"] }}'
     users = f"{{ user: host, password: pw, permissions: {{ {permissions} }} }}, {{ user: watcher, password: pw }}"
-    server = NatsServer(tmp_path / "nats", config=f"authorization {{ users: [ {users} ] }}").start()
+    return f"authorization {{ users: [ {users} ] }}"
+
+
+@pytest.fixture
+def no_health(tmp_path: Path) -> Iterator[NatsServer]:
+    """A server where the host may not ask providers how they are."""
+    server = NatsServer(tmp_path / "nats", config=denying(HEALTH)).start()
+    yield server
+    server.stop()
+
+
+def as_host(config: HostConfig, server: NatsServer) -> HostConfig:
+    url = f"nats://host:pw@127.0.0.1:{server.port}"
+    return open_to_all(config, rpc=url, control=url, providers=url)
+
+
+async def test_what_is_not_permitted_to_a_host_is_told_in_an_event(config: HostConfig, no_health: NatsServer) -> None:
+    watching = await connect(ConnectOptions(url=f"nats://watcher:pw@127.0.0.1:{no_health.port}"))
+    events = await EventLog.open(watching, config.lattice)
+    async with Host(as_host(config, no_health)) as host:
+        await host.providers.start("bundled:keyvalue-memory")
+        told = (await events.wait("permission_violation")).data
+        assert (told["connection"], told["operation"]) == ("rpc", "publish")
+        assert told["subject"].endswith(".default.health")
+    await watching.close()
+
+
+async def test_a_provider_that_may_not_be_asked_how_it_is_is_started_again_all_the_same(
+    config: HostConfig, no_health: NatsServer
+) -> None:
+    async with Host(as_host(config, no_health)) as host:
+        await host.providers.start("bundled:keyvalue-memory")
+        (provider,) = host.providers
+        await eventually(lambda: provider.pid, timeout=30)
+        first = provider.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: provider.pid not in (None, first), timeout=30)
+        assert provider.restarts == 1
+
+
+async def test_a_provider_is_not_ended_because_it_may_no_longer_be_asked(
+    config: HostConfig, no_health: NatsServer
+) -> None:
+    no_health.reload(denying(ANYTHING))
+    endpoint = NatsEndpoint(url=f"nats://host:pw@127.0.0.1:{no_health.port}")
+    transport = await connect(ConnectOptions(url=endpoint.url))
+    impatient = replace(TIMING, trouble_interval=0.1, health_interval=0.3, hung_after=0.5)
     try:
-        watching = await connect(ConnectOptions(url=f"nats://watcher:pw@127.0.0.1:{server.port}"))
-        events = await EventLog.open(watching, config.lattice)
-        endpoint = NatsEndpoint(url=f"nats://host:pw@127.0.0.1:{server.port}")
-        async with Host(replace(config, rpc=endpoint, control=endpoint, providers=endpoint)) as host:
-            await host.providers.start("bundled:keyvalue-memory")
-            told = (await events.wait("permission_violation")).data
-            assert (told["connection"], told["operation"]) == ("rpc", "publish")
-            assert told["subject"].endswith(".default.health")
-        await watching.close()
+        async with opened(replace(config, providers=endpoint), transport, timing=impatient) as room:
+            await room.started("bundled:keyvalue-memory")
+            (provider,) = room.supervisor
+            pid = provider.pid
+            no_health.reload(denying(HEALTH))
+            await until(lambda: "may not ask" in provider.error)
+            await asyncio.sleep(3 * impatient.hung_after)
+            assert "may not ask" in provider.error
+            no_health.reload(denying(ANYTHING))
+            await until(lambda: not provider.error)
+            assert provider.pid == pid
     finally:
-        server.stop()
+        await transport.close()
 
 
 async def test_a_flood_of_violations_is_told_a_bounded_number_of_times(tmp_path: Path) -> None:
