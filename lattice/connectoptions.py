@@ -23,7 +23,7 @@ class ConnectOptions:
     """One address or several separated by commas; ``host:port`` without a scheme will do."""
     name: str = "wasmhost"
     """Shown in the server's monitoring."""
-    user_jwt: str = ""
+    user_jwt: str = field(default="", repr=False)
     seed: str = field(default="", repr=False)
     """User seed ``SU…``: together with ``user_jwt``, or alone as a static nkey."""
     credentials: str = ""

@@ -54,7 +54,7 @@ def _body(token: str) -> dict[str, Any]:
     """What a token says, unverified: for messages only, the server decides."""
     try:
         body = json.loads(jwt.decode_segment("user token", token.split(".")[1].encode()))
-    except (MalformedMessage, ValueError, IndexError):
+    except (MalformedMessage, ValueError, IndexError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

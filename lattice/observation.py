@@ -26,6 +26,8 @@ MOST_LINES: Final = 1000
 """Lines that one host keeps, and sends, of one actor or provider."""
 MOST_MIRRORED: Final = 256 * 1024
 """Bytes of one payload that are mirrored; ``size`` tells how many there were."""
+_LAST_MOMENT: Final = 253_370_764_800_000_000
+"""The year 9999: what comes then, nobody could show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,7 @@ class LogLine:
     @classmethod
     def of(cls, fields: Document) -> Self:
         return cls(
-            time_us=fields.count("time_us"),
+            time_us=_moment(fields),
             source=fields.text("source", "host"),
             level=fields.text("level", "info"),
             text=fields.text("text"),
@@ -204,7 +206,7 @@ class MirroredCall:
             part=part,
             host_id=fields.required_text("host_id"),
             host_name=fields.text("host_name"),
-            time_us=fields.count("time_us"),
+            time_us=_moment(fields),
             call=fields.text("call"),
             invocation_id=fields.text("invocation_id"),
             route=fields.text("route"),
@@ -217,6 +219,13 @@ class MirroredCall:
             code=fields.text("code"),
             dropped=fields.count("dropped"),
         )
+
+
+def _moment(fields: Document) -> int:
+    moment = fields.count("time_us")
+    if moment > _LAST_MOMENT:
+        raise MalformedMessage(f"{fields.what}: time_us is no time")
+    return moment
 
 
 def _entity(entity: Entity) -> dict[str, str]:

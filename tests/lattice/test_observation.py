@@ -24,6 +24,7 @@ from lattice.observation import (
 )
 from tests.support.strategies import entities, json_values, msgpack_values, text_maps, texts
 
+NO_TIMES = [253_370_764_800_000_001, 2**64 - 1]
 ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public
 times = st.integers(0, 2**53)
 log_lines = st.builds(LogLine, time_us=times, source=texts, level=texts, text=texts, fields=text_maps)
@@ -81,3 +82,12 @@ def test_any_value_is_malformed_and_nothing_worse(value: Any) -> None:
     for read in (ObserveRequest.from_dict, EventsRequest.from_dict, LogLines.from_dict, MirroredCall.from_dict):
         with suppress(MalformedMessage):
             read(value)
+
+
+@pytest.mark.parametrize("moment", NO_TIMES)
+def test_a_time_that_nobody_could_show_is_malformed(moment: int) -> None:
+    call = {"part": "request", "host_id": "N1", "time_us": moment}
+    with pytest.raises(MalformedMessage, match="mirrored call: time_us is no time"):
+        MirroredCall.from_dict(call)
+    with pytest.raises(MalformedMessage, match="time_us is no time"):
+        LogLines.from_dict({"host_id": "N1", "lines": [{"time_us": moment}]})

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import yaml
 
 from lattice import bundled
 from lattice.document import Document
@@ -27,10 +26,10 @@ from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.image_references import image_reference
 from wasmhost.cli.problems import Problem, from_error, invalid
 from wasmhost.cli.session import Session
+from wasmhost.configuration import small_yaml
 
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
 _MEMBERS: Final = ("actors", "capabilities", "links")
-LARGEST: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +49,7 @@ class HostManifest:
     def read(cls, path: Path, variables: Mapping[str, str] | None) -> HostManifest:
         """Read a YAML file; with ``variables``, ``${NAME:default}`` in its texts is replaced. Raises Problem."""
         try:
-            with path.open("rb") as file:
-                text = file.read(LARGEST + 1)
-            if len(text) > LARGEST:
-                raise invalid(f"{path} is larger than 1 MiB", "this is no host manifest")
-            content = yaml.safe_load(text.decode())
+            content = small_yaml.read(path)
             fields = Document(str(path), content)
             unknown = sorted(set(fields.names()) - set(_MEMBERS))
             if unknown:
@@ -74,8 +69,8 @@ class HostManifest:
             )
         except OSError as error:
             raise invalid(f"{path} cannot be read: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise invalid(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+        except small_yaml.BadYaml as error:
+            raise invalid(f"{path}{error.where} is not YAML: {error}") from error
         except MalformedMessage as error:
             raise invalid(str(error), "docs/commands.md shows a host manifest") from error
 

@@ -50,7 +50,7 @@ def _clock(time: str) -> str:
     """The local time of day of an RFC 3339 time; the text itself when it is none."""
     try:
         return datetime.fromisoformat(time).astimezone().strftime("%H:%M:%S")
-    except ValueError:
+    except (ValueError, OverflowError):  # the first and the last day there are have no local time
         return time[:20]
 
 

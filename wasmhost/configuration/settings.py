@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import yaml
-
 from lattice.keys import Role
 from wasmhost.actors.limits import LIMITS
-from wasmhost.configuration import readers
+from wasmhost.configuration import readers, small_yaml
 
 
 class SettingsError(Exception):
@@ -271,19 +269,16 @@ def _files(environ: Mapping[str, str], file: Path | None) -> list[tuple[int, Pat
 
 def _read(path: Path, required: bool, problems: list[str]) -> Mapping[str, object]:
     try:
-        text = sys.stdin.read() if path == STDIN else path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content = small_yaml.parse(sys.stdin.read()) if path == STDIN else small_yaml.read(path)
     except FileNotFoundError:
         if required:
             problems.append(f"{path}: no such file; name an existing file of settings")
         return {}
+    except small_yaml.BadYaml as exc:
+        problems.append(f"{path}{exc.where}: neither JSON nor YAML: {exc}")
+        return {}
     except (OSError, UnicodeDecodeError) as exc:
         problems.append(f"{path}: cannot be read: {exc}")
-        return {}
-    except yaml.YAMLError as exc:
-        mark = getattr(exc, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else str(path)
-        problems.append(f"{where}: neither JSON nor YAML: {getattr(exc, 'problem', None) or exc}")
         return {}
     if content is None:
         return {}

@@ -25,8 +25,11 @@ import yaml
 from lattice.addresses import shown
 from lattice.errors import Code, LatticeError
 from lattice.login import SYSTEM_TLS, TlsFiles
+from wasmhost.configuration import small_yaml
 from wasmhost.state import make_private_folder
 
+_LARGEST = 64 * 1024
+"""Bytes of one context; a project file is a stranger's."""
 PROJECT_FILE = ".wasmhost.yaml"
 _SUFFIXES = (".yaml", ".yml", ".json")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -269,13 +272,13 @@ def _beside(file: Path, text: str) -> str:
 
 def _load(path: Path) -> dict[str, object]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ContextError(f"{path} cannot be read: {error}; check its permissions and its content") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else str(path)
-        raise ContextError(f"{where}: neither YAML nor JSON; write lines such as `lattice: prod`") from error
+        content = small_yaml.read(path, most=_LARGEST)
+    except OSError as error:
+        raise ContextError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
+    except small_yaml.BadYaml as error:
+        raise ContextError(
+            f"{path}{error.where}: neither YAML nor JSON: {error}; write lines such as `lattice: prod`"
+        ) from error
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -8,12 +8,15 @@ import pytest
 
 from lattice import bundled
 from lattice.keys import KeyPair, Role
-from wasmhost.cli.apply import LARGEST, HostManifest
+from wasmhost.cli.apply import HostManifest
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.problems import Problem
+from wasmhost.configuration.small_yaml import LARGEST
 
 ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public
 LINK = f"actor: {ACTOR}, provider_id: bundled:httpserver, contract_id: 'wasmcloud:httpserver'"
+
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
 
 
 def read(tmp_path: Path, text: str, variables: dict[str, str] | None = None) -> HostManifest:
@@ -63,8 +66,9 @@ def test_variables_are_replaced_in_texts_only_and_only_when_asked(tmp_path: Path
         (f"links: [{{{LINK.replace(ACTOR, 'echo')}}}]", "actor 'echo'"),
         (f"links: [{{{LINK}, values: [1]}}]", "values is an array, not an object"),
         ("1: 2", "a member's name"),
-        ("#" * (LARGEST + 1), "larger than 1 MiB"),
-        ("a: &a [*a, *a]", "'a' is no member"),
+        ("#" * (LARGEST + 1), "larger than"),
+        ("a: &a [*a, *a]", "within itself"),
+        (BOMB, "too many values"),
     ],
 )
 def test_what_is_no_host_manifest_is_told(tmp_path: Path, text: str, words: str) -> None:

@@ -148,6 +148,12 @@ def test_a_file_of_the_classic_command_line_is_understood(store: ContextStore) -
         ("lattice: [a]", "lattice is not a text"),
         ("- a", "name: value"),
         ("a: b: c", "prod.yaml:1:"),
+        ("[" * 20_000, "nested too deeply"),
+        ("lattice: 2001-99-99", "a value cannot be read"),
+        ("lattice: " + "1" * 5000, "a value cannot be read"),
+        ("lattice: !!python/object/apply:os.system [id]", "prod.yaml:1:"),
+        ('lattice: "\\ud800"', "surrogate"),
+        ("lattice: x\n" + "#" * 70_000, "larger than"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_with_the_reason(store: ContextStore, content: str, words: str) -> None:

@@ -261,7 +261,10 @@ def own_route(url: str, *, encrypted: bool, local: bool) -> Finding:
 
 
 def _day(moment: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
+    except (ValueError, OverflowError, OSError):  # a host may tell any number
+        return f"{moment} s after 1970"
 
 
 def routes_of(reports: Sequence[SecurityReport]) -> Iterator[Route]:
