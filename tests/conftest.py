@@ -54,6 +54,11 @@ def note(record_property: Callable[[str, object], None]) -> Callable[[str], None
     return lambda text: record_property("note", text)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name no test after binary data: what a run made (a compressed file holds the time) differs between workers."""
+    return argname if isinstance(val, bytes) and not (val.isascii() and val.decode().isprintable()) else None
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("failed", [])]
     notes = {str(value): None for report in reports for name, value in report.user_properties if name == "note"}
