@@ -829,9 +829,17 @@ REFUSED: list[tuple[str, bytes, str]] = [
             "put": "Invalid link definition put request",
             "del": "Invalid link definition removal request",
         }.items()
-        for body in (b"", b"{", b"[]", b'{"actor_id": 5}', b'{"values": {"a": {}}}')
+        for body in (
+            *(b"", b"{", b"[]", b"{}", b'{"actor_id": 5}', b'{"values": {"a": {}}}'),
+            f'{{"actor_id": "{ACTOR}", "link_name": "default"}}'.encode(),
+            f'{{"contract_id": "a:b", "provider_id": "{PROVIDER}", "link_name": "default"}}'.encode(),
+        )
     ),
-    ("linkdefs.put", b'{"actor_id": "M\\"\\n\\\\", "provider_id": "V", "contract_id": "a:b"}', ""),
+    (
+        "linkdefs.put",
+        b'{"actor_id": "M\\"\\n\\\\", "provider_id": "V", "contract_id": "a:b"}',
+        "Invalid link definition put request",
+    ),
 ]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from lattice.control import Ack, ProviderLaunch
 from lattice.document import Document
 from lattice.errors import Code, LatticeError, MalformedMessage
-from lattice.links import LinkDefinition
+from lattice.links import LinkDefinition, LinkKey
 from lattice.subjects import DEFAULT_LINK_NAME
 from wasmhost.control.auction import bid
 from wasmhost.control.commands import UNSUPPORTED, Commands
@@ -106,9 +106,9 @@ class Answers:
                 offer = bid(".".join(kind), body, host_id=me, labels=self._facts.labels.all, runs=self._runs)
                 return None if self._facts.cordon.closed else offer
             case ("linkdefs", "put"):
-                await self._linking.put(_link(body, BAD_LINK))
+                await self._linking.put(_link_to_put(body))
             case ("linkdefs", "del"):
-                await self._linking.delete(_link(body, BAD_REMOVAL).key)
+                await self._linking.delete(_link_to_remove(body))
             case ("registries", "put"):
                 self._registries.put(body)
             case ("labels", host, "put" | "del" as verb) if host == me:
@@ -177,8 +177,18 @@ def _unsupported() -> LatticeError:
     return LatticeError(UNSUPPORTED, code=Code.UNSUPPORTED)
 
 
-def _link(body: Any, refusal: str) -> LinkDefinition:
+def _link_to_put(body: Any) -> LinkDefinition:
     try:
-        return LinkDefinition.from_json(body)
+        return LinkDefinition.from_json(body).check().check_size()
     except MalformedMessage as error:
-        raise MalformedMessage(f"{refusal}: {error}") from error
+        raise MalformedMessage(f"{BAD_LINK}: {error}") from error
+
+
+def _link_to_remove(body: Any) -> LinkKey:
+    """Provider and values may be left out, as the Rust clients do with the former and the Go client with both."""
+    try:
+        Document("link definition", body).required_text("actor_id")
+        Document("link definition", body).required_text("contract_id")
+        return LinkDefinition.from_json(body).key
+    except MalformedMessage as error:
+        raise MalformedMessage(f"{BAD_REMOVAL}: {error}") from error

@@ -67,7 +67,7 @@ class Linking:
         """
         link.check().check_size()
         async with self._turn(link.key):
-            present = self._metadata.links.resolve(*link.key)
+            present = await self._metadata.stored_link(link.key)
             if present == link:
                 return
             await self._gate.permit_link(link)

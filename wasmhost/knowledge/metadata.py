@@ -20,7 +20,8 @@ from lattice import document, events, subjects
 from lattice.claims import normalise_alias
 from lattice.connection import Connection
 from lattice.errors import LatticeError, MalformedMessage, NotAuthorized
-from lattice.links import LinkDefinition, LinkKey, LinkTable
+from lattice.jetstream import WRITE_TIMEOUT
+from lattice.links import LinkDefinition, LinkKey, LinkTable, link_id
 from lattice.store import Bucket, Change, Conflict, StoreUnavailable, open_bucket
 from lattice.transport import State
 from wasmhost.knowledge.hearsay import Hearsay
@@ -139,15 +140,35 @@ class Metadata:
         elif self._is_next(link.id, await self._bucket.put(LINK_PREFIX + link.id, _encoded(link.to_json()))):
             self._set_link(link)
 
+    async def stored_link(self, key: LinkKey) -> LinkDefinition | None:
+        """A link as it is now: another host may have changed it without the watch having told of it yet.
+
+        Where the bucket cannot be read, as it is known here.
+        """
+        known = self.links.resolve(*key)
+        if self._bucket is None:
+            return known
+        entry_key = LINK_PREFIX + link_id(*key)
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT):
+                entry = await self._bucket.get(entry_key)
+            return None if entry is None else _read_link(entry_key, entry.value)
+        except (LatticeError, TimeoutError) as error:
+            log.debug("metadata.link_not_read", key=entry_key, reason=str(error))
+            return known
+
     async def delete_link(self, key: LinkKey) -> LinkDefinition | None:
         """Remove a link and return it; None when there was none. Raises LatticeError when that cannot be stored."""
-        link = self.links.resolve(*key)
+        link = await self.stored_link(key) or self.links.resolve(*key)
         if link is None:
             return None
         if self._bucket is None:
             self._drop_link(link.id, self._changed(link.id))
         elif self._is_next(link.id, await self._bucket.delete(LINK_PREFIX + link.id)):
-            self._drop_link(link.id)
+            if key in self.links:
+                self._drop_link(link.id)
+            else:
+                self._tell_deleted(link)
         return link
 
     async def put_claims(self, claims: Mapping[str, str]) -> None:
@@ -276,18 +297,15 @@ class Metadata:
 
     def _apply(self, change: Change) -> None:
         if change.key.startswith(LINK_PREFIX):
-            link_id = change.key.removeprefix(LINK_PREFIX)
-            if change.revision < self._written.get(link_id, 0):
+            changed = change.key.removeprefix(LINK_PREFIX)
+            if change.revision < self._written.get(changed, 0):
                 return  # written before our own change, which the snapshot has already
-            self._written.pop(link_id, None)
-            self._seen[link_id] = change.revision
+            self._written.pop(changed, None)
+            self._seen[changed] = change.revision
             if change.value is None:
-                self._drop_link(link_id)
+                self._drop_link(changed)
                 return
-            link = LinkDefinition.from_json(document.parse("link definition", change.value)).check()
-            if link.id != link_id:
-                raise MalformedMessage("the key is not the hash of the link that it holds")
-            self._set_link(link)
+            self._set_link(_read_link(change.key, change.value))
         elif change.key.startswith(CLAIMS_PREFIX):
             if change.value is None:
                 self._drop_claims(change.key.removeprefix(CLAIMS_PREFIX))
@@ -339,9 +357,12 @@ class Metadata:
         link = next((link for link in self.links if link.id == link_id), None)
         if link is not None:
             self.links = self.links.without(link.key)
-            if not heard:
-                self._publish(*events.linkdef_deleted(link, changed_us))
-            self.on_link_deleted(link)
+            self._tell_deleted(link, changed_us, heard=heard)
+
+    def _tell_deleted(self, link: LinkDefinition, changed_us: int | None = None, *, heard: bool = False) -> None:
+        if not heard:
+            self._publish(*events.linkdef_deleted(link, changed_us))
+        self.on_link_deleted(link)
 
     def _set_claims(self, claims: Mapping[str, str]) -> None:
         subject = claims.get("sub", "")
@@ -365,6 +386,14 @@ class Metadata:
             if alias and subject.startswith("M") and aliases.setdefault(alias, subject) != subject:
                 log.info("metadata.alias_taken", alias=alias, actor=subject, owner=aliases[alias])
         self._aliases = aliases
+
+
+def _read_link(key: str, value: bytes) -> LinkDefinition:
+    """The link in an entry of the bucket. Raises MalformedMessage."""
+    link = LinkDefinition.from_json(document.parse("link definition", value)).check()
+    if LINK_PREFIX + link.id != key:
+        raise MalformedMessage("the key is not the hash of the link that it holds")
+    return link
 
 
 def reference_key(reference: str) -> str:

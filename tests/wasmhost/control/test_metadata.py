@@ -112,6 +112,37 @@ async def test_many_hosts_writing_one_link_end_with_the_same_values(opened: Simp
     await until(lambda: all(list(metadata.links) == [last] for metadata in hosts))
 
 
+async def test_a_host_that_has_not_heard_of_a_change_yet_neither_forgets_a_link_nor_leaves_one(
+    opened: SimpleNamespace, tmp_path: Path
+) -> None:
+    """The next command may reach another host than the one before, sooner than the bucket's watch tells that host."""
+    blind = 'permissions: { publish: { deny: "$JS.API.CONSUMER.>" } }'  # so late that it never hears
+    users = f"authorization {{ users: [{{user: seeing, password: pw}}, {{user: blind, password: pw, {blind}}}] }}"
+    server = NatsServer(tmp_path / "nats", config=users).start()
+    try:
+        one = await opened.at("N1", server.login_url("seeing"))
+        two = await opened.at("N2", server.login_url("blind"))
+        assert two.degraded is not None and "CONSUMER" in two.degraded.upper()
+        gone: list[LinkDefinition] = []
+        two.on_link_deleted = gone.append
+        await one.put_link(link(a="1"))
+        assert await two.stored_link(link().key) == link(a="1") and len(two.links) == 0
+        assert await two.delete_link(link().key) == link(a="1") and gone == [link(a="1")]
+        await until(lambda: len(one.links) == 0)
+
+        await two.put_link(link(a="2"))
+        await until(lambda: list(one.links) == [link(a="2")])
+        await one.delete_link(link().key)
+        assert list(two.links) == [link(a="2")] and await two.stored_link(link().key) is None
+        await two.put_link(link(a="2"))  # what linking does then
+        await until(lambda: list(one.links) == [link(a="2")])
+
+        server.stop()
+        assert await two.stored_link(link().key) == link(a="2")
+    finally:
+        server.stop()
+
+
 async def test_corrupt_entries_are_named_and_left_out_and_the_others_used(
     opened: SimpleNamespace, client: Connection, lattice: str
 ) -> None:
