@@ -31,6 +31,7 @@ from lattice.connection import Connection
 from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
 from lattice.feed import positions
 from lattice.jetstream import TIMEOUT, JetStream, StoreUnavailable
+from lattice.passing import Passing
 
 log = structlog.get_logger(__name__)
 
@@ -40,8 +41,11 @@ IN_FLIGHT: Final = 8
 """Chunks of one object that are sent before the first of them is confirmed."""
 ALL_IN_FLIGHT: Final = 32
 """The same for all objects of one bucket: large payloads must not fill the connection that small ones need, too."""
-BATCH: Final = 64
-"""Chunks that are asked for at a time."""
+BATCH: Final = 16
+"""Chunks that are asked for at a time. All of them come ahead of the small messages that arrive after the question, on
+the one connection: 64 held those up for 0.1 s at times, and are read no faster."""
+ALL_BATCHES: Final = 2
+"""The batches of all objects of one bucket that may be on their way."""
 
 _NAME: Final = re.compile(r"[-/_=a-zA-Z0-9]{1,200}")
 _NUID: Final = re.compile(r"[-_=a-zA-Z0-9]{1,100}")
@@ -157,6 +161,7 @@ class ObjectBucket:
         self._jetstream = JetStream(connection, f"bucket {name}", domain)
         self._answers = Answers(connection)
         self._slots = asyncio.Semaphore(ALL_IN_FLIGHT)
+        self._batches_left = asyncio.Semaphore(ALL_BATCHES)
         self._cleaning: set[asyncio.Task[None]] = set()
         self._ready = False
         self._direct = False
@@ -280,7 +285,7 @@ class ObjectBucket:
         return data if sequence else None
 
     async def read(self, info: ObjectInfo, take: Callable[[bytes], object] | None = None) -> bytes:
-        """All bytes of an object; ``take`` is handed each chunk as it arrives.
+        """All bytes of an object; ``take`` is handed the chunks in order, one at a time, on worker threads.
 
         The digest is compared only without ``take``, which shows that the caller knows a better one. Raises
         WrongObject, beside the usual errors.
@@ -291,6 +296,7 @@ class ObjectBucket:
             take = digest.update
         parts: list[bytes] = []
         missing = info.size
+        passing = Passing(take)
         async with aclosing(self._chunks(info)) as chunks:
             while missing > 0:
                 try:
@@ -300,11 +306,12 @@ class ObjectBucket:
                 missing -= len(part)
                 if missing < 0:
                     raise WrongObject(f"object {info.name}: it is longer than the {info.size} bytes it should have")
-                take(part)
                 parts.append(part)
+                await passing.add(part)
+        await passing.end()
         if digest is not None and info.digest is not None and digest.digest() != info.digest:
             raise WrongObject(f"object {info.name}: its bytes are not those that were written (SHA-256)")
-        return b"".join(parts)
+        return await asyncio.to_thread(b"".join, parts)  # which lets others run while it copies
 
     async def _chunks(self, info: ObjectInfo) -> AsyncGenerator[bytes, None]:
         """Chunks in order, by whatever way the server knows."""
@@ -326,18 +333,19 @@ class ObjectBucket:
             wanted = min(BATCH, max(left, 1))
             request = {"seq": sequence + 1, "batch": wanted, "next_by_subj": self._chunk_subject(info)}
             before = left
-            with self._answers.question() as question:
-                self._connection.publish(subject, json.dumps(request).encode(), reply=question.inbox)
-                for _ in range(wanted):
-                    _, headers, payload = await question.next(TIMEOUT)
-                    if headers is None or "Nats-Sequence" not in headers:
-                        break  # 204: the end of the batch; 404: nothing left; 503: nobody answers such requests
-                    sequence, left = int(headers["Nats-Sequence"]), left - 1
-                    yield sequence, payload
-                    if "Nats-Num-Pending" not in headers:
-                        # Servers before 2.11 answer with the first message, and say nothing of what is left.
-                        self._batched = False
-                        break
+            async with self._batches_left:
+                with self._answers.question() as question:
+                    self._connection.publish(subject, json.dumps(request).encode(), reply=question.inbox)
+                    for _ in range(wanted):
+                        _, headers, payload = await question.next(TIMEOUT)
+                        if headers is None or "Nats-Sequence" not in headers:
+                            break  # 204: the end of the batch; 404: nothing left; 503: nobody answers such requests
+                        sequence, left = int(headers["Nats-Sequence"]), left - 1
+                        yield sequence, payload
+                        if "Nats-Num-Pending" not in headers:
+                            # Servers before 2.11 answer with the first message, and say nothing of what is left.
+                            self._batched = False
+                            break
             if left == before:
                 return
 

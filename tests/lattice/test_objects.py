@@ -20,7 +20,9 @@ from nats.js.errors import ObjectNotFoundError
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.errors import MalformedMessage, Unreachable
 from lattice.objects import BATCH, CHUNK, ObjectBucket, ObjectInfo, WrongObject
+from lattice.transport import Headers
 from tests.support.nats import NatsServer
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -116,6 +118,36 @@ async def test_an_object_of_the_first_rust_clients_is_read_and_ours_has_what_the
     for member, kind in {"modified": str, "digest": str, "deleted": bool, "size": int, "chunks": int}.items():
         assert type(ours[member]) is kind, member
     assert ours["mtime"] == ours["modified"] and ours["modified"].endswith("Z") and "link" not in ours
+
+
+async def test_few_chunks_are_on_their_way_at_a_time_however_many_objects_are_read(
+    bucket: ObjectBucket, nats_server: NatsServer
+) -> None:
+    """What was asked for comes ahead of every small message on the same connection."""
+    data = [os.urandom(40 * CHUNK + number) for number in range(4)]
+    written = [await bucket.put(f"object{number}", each) for number, each in enumerate(data)]
+    inboxes: set[str] = set()
+    asked = arrived = most = 0
+
+    def on_message(subject: str, reply: str, headers: Headers, payload: bytes) -> None:
+        nonlocal asked, arrived, most
+        if subject.startswith("$JS.API.DIRECT.GET."):
+            inboxes.add(reply)
+            asked += json.loads(payload)["batch"]
+            most = max(most, asked - arrived)
+        elif subject in inboxes and headers is not None and "Nats-Sequence" in headers:
+            arrived += 1
+
+    watcher = await connect(ConnectOptions(url=nats_server.url, name="watcher"))
+    try:
+        await watcher.subscribe(f"$JS.API.DIRECT.GET.{bucket.stream}", on_message)
+        await watcher.subscribe("_INBOX.>", on_message)
+        assert await asyncio.gather(*(bucket.read(info) for info in written)) == data
+        await eventually(lambda: arrived == 163)  # the first has 40 chunks, the others one more
+    finally:
+        await watcher.close()
+    assert asked == 163
+    assert BATCH * CHUNK <= most * CHUNK <= 4 * 1024 * 1024
 
 
 @pytest.mark.parametrize("direct", [True, False])

@@ -104,7 +104,7 @@ class Call:
         """Drive the call to its end. Await once, only if not done; cancelling throws the instance away."""
         self._pool.driven(self, by_task=True)
         try:
-            async with asyncio.timeout_at(self.deadline) as self._scope:
+            async with asyncio.timeout_at(0 if self._abort else self.deadline) as self._scope:
                 if not self.done and self._instance is None:
                     self._turn = asyncio.get_running_loop().create_future()
                     await self._turn
@@ -114,6 +114,8 @@ class Call:
         except TimeoutError:
             if not self.done:
                 self.fail(self._abort or self._late())
+        except LatticeError as error:
+            self.fail(error)
         finally:
             self._scope = self._turn = None
             self._pool.driven(self, by_task=False)
@@ -158,9 +160,9 @@ class Call:
         self.fail(self._late())
 
     def abort(self, error: LatticeError) -> None:
-        """End a call that somebody awaits, at the next turn of the loop."""
+        """End a call that somebody awaits or begins to await, at the next turn of the loop."""
         self._abort = error
-        if self._scope is not None:
+        if self._scope is not None and not self._scope.expired():
             self._scope.reschedule(0)
 
     def _conclude(self, instance: Instance) -> None:

@@ -28,7 +28,7 @@ class CallContext:
     """What one call brings along, handed back with each of its host calls."""
 
     deadline: float
-    """``loop.time()`` at which the caller gives up, in seconds."""
+    """``loop.time()`` at which the caller gives up, in seconds; earlier where the actor may not take as long."""
     invocation_id: str = ""
     depth: int = 0
     """How many local actor-to-actor calls are above this one."""

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 import structlog
 
-from lattice.errors import LatticeError, TooLarge
+from lattice.errors import Code, GuestFailed, LatticeError, TooLarge
 from wasmhost.guest.calls import CallContext, HostCallHandler, Limits
 from wasmhost.guest.instance import Instance
 
@@ -15,6 +15,15 @@ log = structlog.get_logger(__name__)
 
 STRAY_TICK = 0.002
 """A guest interrupted earlier than this many seconds after it went on met an epoch by chance and just goes on."""
+
+
+def no_thread_left() -> GuestFailed:
+    """The error of a guest that needs a thread where the system gives no more to this process."""
+    return GuestFailed(
+        "this host could not start a thread for it: the system's limit of threads or processes is reached;"
+        " raise it (systemd: TasksMax, containers: the limit of pids)",
+        code=Code.OVERLOADED,
+    )
 
 
 class Driver(ABC):

@@ -117,10 +117,12 @@ class ActorPool:
 
         With a free instance the guest runs at once, until it ends or waits. Without one, or when guests have run
         enough in this turn of the loop, the call waits its turn, or is done with Overloaded when that would come too
-        late: messages behind this one have to be seen before they can be refused.
+        late: messages behind this one have to be seen before they can be refused. The deadline of ``context`` becomes
+        that of the call, if it is later.
         """
         now = self._loop.time()
         deadline = min(context.deadline, now + self._limits.deadline)
+        context.deadline = deadline  # host calls end before it, so that the guest can be told why
         call = Call(self, operation, payload, context, deadline=deadline, begun=now)
         if len(payload) > self._limits.request:
             call.fail(
@@ -181,9 +183,11 @@ class ActorPool:
             self._notice_quiet()
 
     def driven(self, call: Call, *, by_task: bool) -> None:
-        """Note which calls somebody awaits, so that :meth:`close` can end them."""
+        """Note which calls somebody awaits, so that :meth:`close` can end them; one that comes later ends as well."""
         if by_task:
             self._driven.add(call)
+            if self._closed:
+                call.abort(self._gone())
         else:
             self._driven.discard(call)
 

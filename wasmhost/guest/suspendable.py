@@ -14,7 +14,7 @@ import wasmtime
 
 from wasmhost.guest import bindings
 from wasmhost.guest.calls import CallContext, HostCallHandler, Limits
-from wasmhost.guest.driving import STRAY_TICK, Driver
+from wasmhost.guest.driving import STRAY_TICK, Driver, no_thread_left
 from wasmhost.guest.instance import MAX_TABLE_ELEMENTS, MAX_TABLES, GuestLog, Instance, MailboxFull, last_line
 from wasmhost.guest.module import Module, Parts, cannot_instantiate
 from wasmhost.guest.ticker import Ticker
@@ -197,7 +197,10 @@ class SuspendableInstance(Instance):
         return False
 
     def compute(self) -> bool:
-        """As :meth:`poll`, on a worker thread, for a slice of 50 ms; ends early when ``interrupted``."""
+        """As :meth:`poll`, on a worker thread, for a slice of 50 ms; ends early when ``interrupted``.
+
+        If that is so already nothing is touched, since it may be closed.
+        """
         end = time.monotonic() + _SLICE
         with self._ticker.computing():
             while not self.interrupted:
@@ -298,7 +301,11 @@ class SuspendableDriver(Driver):
         return done
 
     async def _compute(self, instance: SuspendableInstance) -> bool:
-        slice_: Future[bool] = self._computers.submit(instance.compute)
+        try:
+            slice_: Future[bool] = self._computers.submit(instance.compute)
+        except RuntimeError as error:
+            instance.interrupted = True  # it stands in the queue of the threads all the same
+            raise no_thread_left() from error
         try:
             return await asyncio.wrap_future(slice_)
         except asyncio.CancelledError:

@@ -22,7 +22,7 @@ import wasmtime
 
 from wasmhost.guest import bridge
 from wasmhost.guest.calls import CallContext, HostCallHandler, Limits
-from wasmhost.guest.driving import Driver
+from wasmhost.guest.driving import Driver, no_thread_left
 from wasmhost.guest.instance import MAX_TABLE_ELEMENTS, MAX_TABLES, GuestLog, Instance, MailboxFull
 from wasmhost.guest.module import Module, Parts
 from wasmhost.guest.ticker import INTERVAL, Ticker
@@ -222,15 +222,22 @@ class ThreadInstance(Instance):
         self._failure = None
         self._stands = False
         self.running = True
-        self._variant.submit(lambda: self._run(work))
+        try:
+            self._variant.submit(lambda: self._run(work))
+        except RuntimeError as error:
+            # It stands in the queue of the threads all the same, and must find that nobody wants it any more.
+            self.poisoned = self.interrupted = self._stands = True
+            self.running = False
+            raise no_thread_left() from error
         return False
 
     def _run(self, work: Callable[[], object]) -> None:
         """On a thread of the pool."""
         try:
-            with self._variant.ticker.computing():
-                self._store.set_epoch_deadline(self._ticks)
-                work()
+            if not self.interrupted:
+                with self._variant.ticker.computing():
+                    self._store.set_epoch_deadline(self._ticks)
+                    work()
         except (wasmtime.Trap, wasmtime.WasmtimeError, MailboxFull) as error:
             self._failure = str(error)
         except BaseException as error:  # nothing may end the thread while somebody waits for it

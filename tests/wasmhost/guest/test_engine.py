@@ -18,7 +18,7 @@ from lattice.errors import Code, GuestFailed
 from tests.wasmhost.guest.conftest import PoolMaker, context, guest, no_host_calls
 from wasmhost.guest import bindings
 from wasmhost.guest.calls import Limits
-from wasmhost.guest.engine import Engine, EngineUnusable
+from wasmhost.guest.engine import Engine, EngineUnusable, VariantName
 from wasmhost.guest.pool import ActorPool
 
 
@@ -108,6 +108,29 @@ async def test_closing_ends_a_guest_that_computes_for_nobody(tmp_path: Path) -> 
 
 def refuse(*_arguments: object) -> int:
     raise bindings.EngineError("no such function")
+
+
+@pytest.mark.parametrize("variant", ["suspendable", "threads"])
+async def test_a_host_that_gets_no_more_threads_says_so_and_goes_on(variant: VariantName, tmp_path: Path) -> None:
+    """As under a limit of processes. What was not begun must not run later, on an instance that is closed by then."""
+    engine = Engine.open(tmp_path, variant=variant)
+    module = await engine.load(guest("endless_loop"))
+    pool = ActorPool(engine, module, actor="MTEST", limits=Limits(deadline=0.5), host_calls=no_host_calls, instances=1)
+    usual = threading.stack_size(1 << 47)  # more than there are addresses
+    try:
+        with pytest.raises(GuestFailed, match="could not start a thread for it: the system's limit"):
+            await pool.call("Compute.Always", b"", context())
+    finally:
+        threading.stack_size(usual)
+    try:
+        for _ in range(2):
+            with pytest.raises(GuestFailed, match="ran past its deadline"):
+                await pool.call("Compute.Always", b"", context())
+        assert pool.started == 0
+    finally:
+        await pool.close()
+        await asyncio.to_thread(engine.close)
+    assert engine.instances == 0
 
 
 async def test_epochs_tick_only_while_guests_run(make_pool: PoolMaker, engine: Engine) -> None:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice.errors import Code, GuestError, GuestFailed, LatticeError, Overloaded, TooLarge, Unreachable
-from tests.wasmhost.guest.conftest import PoolMaker, context, guest
+from tests.wasmhost.guest.conftest import PoolMaker, assemble, context, guest
 from wasmhost.guest.calls import CallContext, HostCall, Limits
 from wasmhost.guest.engine import Engine
 from wasmhost.guest.planning import PATIENCE, Queue, plan, refusal
@@ -106,6 +106,41 @@ async def test_a_reply_larger_than_the_question_makes_room_for_itself(make_pool:
 
 async def reply(value: bytes) -> bytes:
     return value
+
+
+async def test_host_calls_that_get_larger_and_larger_need_no_more_room_than_the_largest(make_pool: PoolMaker) -> None:
+    """An actor that adds to a list and stores it each time."""
+    grows = assemble(
+        """(module
+        (import "wasmbus" "__guest_response" (func $response (param i32 i32)))
+        (import "wasmbus" "__host_call" (func $call (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+        (import "wasmbus" "__host_response_len" (func $length (result i32)))
+        (import "wasmbus" "__host_response" (func $take (param i32)))
+        (memory (export "memory") 32)
+        (func (export "__guest_call") (param i32 i32) (result i32)
+          (local $size i32)
+          (loop $next
+            (local.set $size (i32.add (local.get $size) (i32.const 10007)))
+            (if (i32.eqz (call $call
+                  (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+                  (i32.const 0) (local.get $size)))
+              (then (unreachable)))
+            (call $take (i32.const 0))
+            (br_if $next (i32.lt_u (local.get $size) (i32.const 1000000))))
+          (call $response (i32.const 0) (call $length))
+          (i32.const 1)))"""
+    )
+    sizes = []
+
+    async def answer(call: HostCall, _context: CallContext) -> bytes:
+        sizes.append(len(call.payload))
+        return len(sizes).to_bytes(1, "little") * (len(call.payload) + 1000)  # answers grow, too
+
+    pool = await make_pool(grows, host_calls=answer, memory=4 * 1024 * 1024)
+    for _ in range(2):
+        sizes.clear()
+        assert await pool.call("Grow.List", b"", context()) == b"\x64" * 1_001_700
+        assert sizes == [10_007 * number for number in range(1, 101)]
 
 
 async def test_a_failed_host_call_reaches_the_guest_as_text(make_pool: PoolMaker) -> None:
@@ -343,6 +378,21 @@ async def test_a_self_call_that_gets_the_whole_deadline_ends_too(make_pool: Pool
     assert (pools[0].active, pools[0].waiting) == (0, 0)
 
 
+async def test_a_host_call_may_take_no_longer_than_the_call_in_which_it_is_made(make_pool: PoolMaker) -> None:
+    """Or its failure could not be told to the guest: the call would end before."""
+    left = []
+
+    async def answer(_call: HostCall, given: CallContext) -> bytes:
+        left.append(given.deadline - asyncio.get_running_loop().time())
+        return b""
+
+    pool = await make_pool("asks_host", host_calls=answer, deadline=2.0)
+    await pool.call("Ask.Host", b"", context(60))
+    await pool.call("Ask.Host", b"", context(1))
+    assert left[0] <= 2
+    assert left[1] <= 1
+
+
 async def test_a_host_call_that_never_answers_ends_at_the_deadline(make_pool: PoolMaker) -> None:
     async def never(_call: HostCall, _context: CallContext) -> bytes:
         await asyncio.Event().wait()
@@ -461,6 +511,30 @@ async def test_close_ends_calls_with_an_error(make_pool: PoolMaker) -> None:
         assert isinstance(result, Unreachable)
         assert result.code is Code.NOT_RUNNING
     assert (waiting.started, spinning.started) == (0, 0)
+
+
+async def test_close_ends_calls_that_are_ending_or_that_nobody_awaits_yet(make_pool: PoolMaker) -> None:
+    async def slow(_call: HostCall, _context: CallContext) -> bytes:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            await asyncio.sleep(0.2)  # it is late, and takes a moment to end
+        return b""
+
+    late = await make_pool("asks_host", host_calls=slow)
+    call = asyncio.create_task(late.call("Ask.Host", b"", context(0.1)))
+    await asyncio.sleep(0.15)
+    await late.close()
+    with pytest.raises(LatticeError):
+        await call
+
+    new = await make_pool("asks_host", host_calls=slow)
+    await new.start_one()
+    begun = asyncio.create_task(new.begin("Ask.Host", b"", context()).wait())
+    await new.close()
+    assert new.started == 0
+    with pytest.raises(Unreachable, match="was stopped on this host"):
+        await begun
 
 
 async def test_10_000_calls_leave_nothing_behind(make_pool: PoolMaker, engine: Engine) -> None:
