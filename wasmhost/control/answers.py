@@ -51,6 +51,11 @@ def ignores_body(tokens: Tokens) -> bool:
     return tokens[0] in ("ping", "get") and tokens[2:] != ("launch",)
 
 
+def waits_for_nothing(tokens: Tokens) -> bool:
+    """Whether the answer is there at once: questions about this host and about what it knows of the lattice."""
+    return tokens[0] in ("ping", "get") and tokens[1:2] != ("config",)
+
+
 class Answers:
     """Answers for one host."""
 

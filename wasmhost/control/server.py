@@ -19,7 +19,7 @@ from lattice.errors import Code, LatticeError, Overloaded, TooLarge
 from lattice.subscribing import subscribe_all, unsubscribe_all
 from lattice.transport import Headers, Subscription, Transport
 from wasmhost.actors.registry import ActorRegistry
-from wasmhost.control.answers import Answer, Answers, has_raw_body, ignores_body, is_gathered
+from wasmhost.control.answers import Answer, Answers, has_raw_body, ignores_body, is_gathered, waits_for_nothing
 from wasmhost.control.commands import Commands
 from wasmhost.control.config_store import ConfigStore
 from wasmhost.control.events import EventPublisher
@@ -38,7 +38,8 @@ log = structlog.get_logger(__name__)
 MOST_BYTES: Final = 1024 * 1024
 """Of one request; a server may let more through."""
 _MOST_REQUESTS: Final = 256
-"""Requests and commands at work at one time; more are refused at once."""
+"""Requests and commands at work at one time; more are refused at once, but for questions that cost next to nothing:
+a host that has much to do is there and says what it does."""
 
 
 class ControlServer:
@@ -129,7 +130,7 @@ class ControlServer:
             return
         tokens = self._control.tokens(subject)
         encoding = encoding_of(b"" if has_raw_body(tokens) else payload, headers)
-        if len(self._tasks) >= _MOST_REQUESTS:
+        if len(self._tasks) >= _MOST_REQUESTS and not waits_for_nothing(tokens):
             refusal = Overloaded(f"this host has {_MOST_REQUESTS} control requests at work; retry later")
             if not is_gathered(tokens):
                 self._reply(reply, tokens, _refuse(refusal), encoding)

@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from lattice import bundled
-from lattice.errors import LatticeError
+from lattice.errors import LatticeError, Unreachable
 from lattice.links import LinkDefinition, LinkKey
 from wasmhost.calls.holding import Holding
 from wasmhost.knowledge.metadata import Metadata
@@ -103,17 +103,13 @@ class Linking:
                 status = await self._supervisor.put_link(link)
         except TimeoutError:
             status = None
+        except Unreachable:
+            _warn(link, "the provider runs nowhere")
+            return True
         if status is None and not ours and link.provider_id == present.provider_id:
             return False
         if status is None or status.state is not Condition.READY:
-            log.warning(
-                "link.replaced_before_ready",
-                actor=link.actor_id,
-                provider=link.provider_id,
-                contract=link.contract_id,
-                link_name=link.link_name,
-                reason="no answer" if status is None else f"{status.state}: {status.reason}",
-            )
+            _warn(link, "no answer" if status is None else f"{status.state}: {status.reason}")
         return True
 
     @contextlib.asynccontextmanager
@@ -167,6 +163,17 @@ class Linking:
             turn.users -= 1
             if not turn.users:
                 self._turns.pop(key, None)
+
+
+def _warn(link: LinkDefinition, reason: str) -> None:
+    log.warning(
+        "link.replaced_before_ready",
+        actor=link.actor_id,
+        provider=link.provider_id,
+        contract=link.contract_id,
+        link_name=link.link_name,
+        reason=reason,
+    )
 
 
 @dataclass(slots=True)

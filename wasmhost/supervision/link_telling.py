@@ -193,12 +193,24 @@ async def request_link(
 
     ``meant``: the instance ID of the one process that shall answer; without it the first answer counts.
     """
+    try:
+        return await ask_link(transport, lattice, link, timeout, meant=meant)
+    except Unreachable:
+        return None
+
+
+async def ask_link(
+    transport: Transport, lattice: str, link: LinkDefinition, timeout: float, *, meant: str = ""
+) -> LinkStatus | None:
+    """As :func:`request_link`; raises Unreachable when the provider runs nowhere."""
     subject = subjects.linkdef_put(lattice, link.provider_id, link.link_name)
     try:
         headers = {MEANT: meant} if meant else None
         reply = await transport.request(subject, link.encode(), timeout=timeout, headers=headers)
         return LinkStatus.decode(reply.payload)
-    except Unreachable:
+    except Unreachable as error:
+        if error.code is Code.NO_RESPONDERS:
+            raise
         return None
     except MalformedMessage as error:
         log.warning("link.answer_malformed", provider=link.provider_id, error=str(error))

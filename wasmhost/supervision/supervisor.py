@@ -14,7 +14,7 @@ import structlog
 from lattice import events, subjects
 from lattice.claims import ClaimsError, ClaimsRefused, check_times
 from lattice.control import ProviderDescription
-from lattice.errors import Code, LatticeError, MalformedMessage
+from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
 from lattice.hostdata import HostData, NatsExtras
 from lattice.links import LinkDefinition
 from lattice.transport import Transport
@@ -31,7 +31,7 @@ from wasmhost.processes.leftovers import with_marks
 from wasmhost.processes.process import child_environment
 from wasmhost.state import make_private_folder
 from wasmhost.supervision.health import LinkStatus
-from wasmhost.supervision.link_telling import SETTLE, publish_removal, request_link
+from wasmhost.supervision.link_telling import SETTLE, ask_link, publish_removal, request_link
 from wasmhost.supervision.provider import SupervisedProvider
 from wasmhost.supervision.provider_image import ProviderImages
 from wasmhost.supervision.provider_login import ProviderLogin
@@ -270,15 +270,22 @@ class ProviderSupervisor:
         return "" if provider is None else provider.stalled
 
     async def put_link(self, link: LinkDefinition) -> LinkStatus | None:
-        """Tell a link's provider, wherever it runs; how that went, None when it did not say within the link timeout."""
+        """Tell a link's provider, wherever it runs; how that went, None when it did not say within the link timeout.
+
+        Raises Unreachable when it runs nowhere.
+        """
         provider = self._providers.get((link.provider_id, link.link_name))
         if provider is not None:
             return await provider.put_link(link)
-        return await request_link(self._transport, self._config.lattice, link, self._surroundings.timing.link_timeout)
+        return await ask_link(self._transport, self._config.lattice, link, self._surroundings.timing.link_timeout)
 
     def push_link(self, link: LinkDefinition) -> None:
         """Tell a link's provider, without waiting here."""
-        self._spawn(self.put_link(link))
+        self._spawn(self._push_link(link))
+
+    async def _push_link(self, link: LinkDefinition) -> None:
+        with contextlib.suppress(Unreachable):
+            await self.put_link(link)
 
     def repeat_link(self, link: LinkDefinition) -> None:
         """Tell a link's provider once more, of which it says that it does not know it; without waiting here."""

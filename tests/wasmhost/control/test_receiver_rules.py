@@ -19,17 +19,18 @@ import pytest
 from lattice import bundled
 from lattice.connection import Connection, ConnectOptions, connect
 from lattice.keys import KeyPair, Role
-from lattice.subjects import Control
+from lattice.subjects import Control, linkdef_put
 from lattice.wire import pack
 from tests.support import actors
 from tests.support.nats import NatsServer
 from tests.wasmhost.control.asking import ACCEPTED, Asker
-from tests.wasmhost.control.waiting import EventLog
+from tests.wasmhost.control.waiting import EventLog, until
 from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host
 
 ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public
 PROVIDER = KeyPair.from_raw(Role.SERVICE, bytes([4]) * 32).public
+SILENT = KeyPair.from_raw(Role.SERVICE, bytes([5]) * 32).public
 LINK = {"actor_id": ACTOR, "provider_id": PROVIDER, "contract_id": "a:b", "link_name": "default", "values": {}}
 STORE = bundled.find("bundled:keyvalue")
 
@@ -68,6 +69,34 @@ async def test_a_flood_is_refused_at_once_and_leaves_the_host_as_it_was(
     asker = Asker(client, lattice, "json")
     assert await asker.ask(asker.subjects.linkdefs_put(), LINK) == ACCEPTED
     assert len((await asker.ask(asker.subjects.get_links()))["links"]) == 1
+
+
+async def test_a_host_at_its_limit_says_that_it_is_there_and_what_it_runs(
+    host: Host, client: Connection, lattice: str
+) -> None:
+    control = Control(lattice)
+    answers: list[tuple[str, dict[str, Any]]] = []
+    inbox = client.new_inbox()
+
+    def note(subject: str, _reply: str, _headers: object, payload: bytes) -> None:
+        answers.append((subject.rpartition(".")[2], json.loads(payload)))
+
+    await client.subscribe(f"{inbox}.*", note)
+    assert await Asker(client, lattice, "json").ask(control.linkdefs_put(), LINK) == ACCEPTED
+    # a provider that never answers: the first change waits for it, the others for the first
+    await client.subscribe(linkdef_put(lattice, SILENT, LINK["link_name"]), lambda *_: None)
+    for number in range(300):
+        changed = {**LINK, "provider_id": SILENT, "values": {"n": str(number)}}
+        client.publish(control.linkdefs_put(), json.dumps(changed).encode(), reply=f"{inbox}.command")
+    await until(lambda: answers)
+    assert answers[0][1]["code"] == "overloaded"
+    for subject in (control.ping_hosts(), control.get_inventory(host.host_id), control.get_links()):
+        client.publish(subject, b"", reply=f"{inbox}.question")
+    client.publish(control.auction_actor(), b'{"actor_ref": "x"}', reply=f"{inbox}.bid")
+    await until(lambda: len([kind for kind, _ in answers if kind == "question"]) == 3)
+    questions = [answer for kind, answer in answers if kind == "question"]
+    assert [{"id", "host_id", "links"} & set(answer) for answer in questions] == [{"id"}, {"host_id"}, {"links"}]
+    assert "bid" not in dict(answers)
 
 
 async def test_a_body_above_the_limit_is_refused_unread_whatever_the_server_lets_through(
