@@ -49,15 +49,17 @@ class Endpoint:
         self._greetings: set[asyncio.Task[None]] = set()
         self._renewal: asyncio.Task[None] | None = None
 
-    async def open(self, files: TlsFiles | None, taken: socket.socket | None = None) -> None:
+    async def open(
+        self, files: TlsFiles | None, taken: socket.socket | None = None, *, beside: socket.socket | None = None
+    ) -> None:
         """Bind and accept. Raises LinkFailed (``127.0.0.1:8080 in use``) or InvalidLinkValues.
 
         ``taken`` is a socket of another process that listens at this address already; nothing is accepted from it
-        before :meth:`accept`.
+        before :meth:`accept`. ``beside`` is a socket of this process that may have the same port at other addresses.
         """
         try:
             await self.change(files)
-            self._socket = taken or _bind(self.address)
+            self._socket = taken or _bind(self.address, beside)
         except BaseException:
             if taken is not None:
                 taken.close()
@@ -159,11 +161,14 @@ async def _stamp(files: TlsFiles) -> tuple[int, ...]:
         return ()
 
 
-def _bind(address: tuple[str, int]) -> socket.socket:
+def _bind(address: tuple[str, int], beside: socket.socket | None = None) -> socket.socket:
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
+    sharing = [bound, beside] if beside is not None and beside.fileno() >= 0 else []
     try:
+        for each in sharing:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.setblocking(False)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -183,4 +188,8 @@ def _bind(address: tuple[str, int]) -> socket.socket:
             case _:
                 reason = error.strerror or str(error)
         raise LinkFailed(f"{shown}: {reason}") from error
+    finally:
+        for each in sharing:
+            if each.fileno() >= 0:
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     return bound

@@ -76,12 +76,19 @@ class Listener:
         """The socket that connections are accepted from, while there is one."""
         return self._endpoint.listening
 
-    async def open(self, tls: TlsFiles | None = None, taken: socket.socket | None = None) -> None:
+    async def open(
+        self,
+        tls: TlsFiles | None = None,
+        taken: socket.socket | None = None,
+        *,
+        beside: socket.socket | None = None,
+    ) -> None:
         """Start to listen. Raises LinkFailed (``127.0.0.1:8080 in use``) or InvalidLinkValues.
 
-        ``taken`` is the socket of another process that listens here; see :meth:`accept`.
+        ``taken`` is the socket of another process that listens here; see :meth:`accept`. ``beside`` is one of this
+        process that this listener replaces, and that may have the same port.
         """
-        await self._endpoint.open(tls, taken)
+        await self._endpoint.open(tls, taken, beside=beside)
         self._open = True
         log.info(
             "http.listening", address=format_address(self.address), tls=tls is not None, handed_over=taken is not None

@@ -103,7 +103,7 @@ class HttpServer(Provider):
             listener = Listener(link.address, self.lattice, room=self._room)
             listener.routes = routes  # before it listens: the first request finds its route
             taken = await self.predecessor.take(shown) if self.predecessor is not None else None
-            await listener.open(link.tls, taken)
+            await listener.open(link.tls, taken, beside=self._given_up(actor, link))
             self._listeners[link.address] = listener
             if taken is not None and self.predecessor is not None and self.predecessor.gone.is_set():
                 listener.accept()
@@ -115,6 +115,18 @@ class HttpServer(Provider):
                 await listener.change_tls(link.tls)
             listener.routes = routes
         self._links[actor] = link
+
+    def _given_up(self, actor: str, link: HttpLink) -> socket.socket | None:
+        """The listening socket that a change of the link of ``actor`` leaves to nobody, where it has the same port.
+
+        ``0.0.0.0:8080`` cannot be opened beside ``127.0.0.1:8080`` without its consent, and that is not closed before:
+        the change may fail.
+        """
+        before = self._links.get(actor)
+        listener = self._listeners.get(before.address) if before is not None else None
+        if listener is None or listener.address[1] != link.address[1] or len(listener.routes) != 1:
+            return None
+        return listener.listening
 
     async def _follow(self, predecessor: Predecessor) -> None:
         """Accept at the addresses that were taken over once nobody else does."""

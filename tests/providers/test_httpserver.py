@@ -393,6 +393,25 @@ async def test_a_link_moves_to_another_port_without_a_gap(
         await asyncio.open_connection("127.0.0.1", port)
 
 
+async def test_a_link_widens_and_narrows_its_address_on_the_port_that_it_has(
+    host: HostSide, web: aiohttp.ClientSession, port: int
+) -> None:
+    actor, neighbour = await host.actor(lambda _: say("here")), await host.actor(lambda _: say("there"))
+    process = await serve(host, link(host, actor, port))
+    for address in ("0.0.0.0", "[::]", "127.0.0.1"):
+        assert await process.put(link(host, actor, port, address=f"{address}:{port}")) == {"state": "ready"}
+        async with web.get(f"http://127.0.0.1:{port}/") as response:
+            assert await response.text() == "here"
+    with pytest.raises(OSError):
+        await asyncio.open_connection("::1", port)  # the wider ones are not listened at any more
+    beside = link(host, neighbour, port, path_prefix="/there")
+    assert await process.put(beside) == {"state": "ready"}
+    wide = await process.put(link(host, actor, port, address=f"0.0.0.0:{port}"))
+    assert wide["state"] == "degraded" and f"0.0.0.0:{port} in use" in wide["reason"]  # by the neighbour's link
+    with pytest.raises(OSError), socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", port))
+
+
 async def test_a_client_that_went_away_costs_nothing(host: HostSide, web: aiohttp.ClientSession, port: int) -> None:
     actor = await host.held()
     process = await serve(host, link(host, actor.key, port))
