@@ -25,6 +25,7 @@ from lattice.links import LinkDefinition, LinkKey, LinkTable, link_id
 from lattice.store import Bucket, Change, Conflict, StoreUnavailable, open_bucket
 from lattice.transport import State
 from wasmhost.knowledge.hearsay import Hearsay
+from wasmhost.knowledge.late_entries import LateEntries
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +85,7 @@ class Metadata:
         self._watching: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._hearsay: Hearsay | None = None
+        self._late = LateEntries(self._store_late)
         self._forget_state: Callable[[], None] = lambda: None
 
     @property
@@ -122,6 +124,7 @@ class Metadata:
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
+        await self._late.close()
         if self._hearsay is not None:
             await self._hearsay.close()
 
@@ -172,27 +175,31 @@ class Metadata:
         return link
 
     async def put_claims(self, claims: Mapping[str, str]) -> None:
-        """Make an actor's or provider's claims known; a failure to store them is logged, they are known here."""
+        """Make an actor's or provider's claims known; what cannot be stored now is stored later, and known here."""
         self._set_claims(claims)
-        if self._bucket is None:
-            return
-        try:
-            await self._bucket.put(CLAIMS_PREFIX + claims["sub"], _encoded(claims))
-        except LatticeError as error:
-            log.warning("metadata.claims_not_stored", subject=claims["sub"], reason=str(error))
+        await self._store(CLAIMS_PREFIX + claims["sub"], _encoded(claims))
 
     async def put_reference(self, reference: str, key: str) -> None:
-        """Make it known that an image reference holds this key; a failure to store it is logged."""
+        """Make it known that an image reference holds this key; stored later if it cannot be now."""
         if self.references.get(reference) == key or len(reference) > _LONGEST_REFERENCE:
             return
         self._set_reference(reference, key)
-        try:
-            if self._bucket is not None:
-                value = _encoded({"oci_url": reference, "public_key": key})
-                await self._bucket.put(reference_key(reference), value)
-        except LatticeError as error:
-            log.warning("metadata.reference_not_stored", reference=reference, reason=str(error))
+        await self._store(reference_key(reference), _encoded({"oci_url": reference, "public_key": key}))
         self._publish(*events.refmap_set(oci_url=reference, public_key=key))
+
+    async def _store(self, key: str, value: bytes) -> None:
+        if self._bucket is None:
+            return
+        self._late.drop(key)
+        try:
+            await self._bucket.put(key, value)
+        except LatticeError as error:
+            log.warning("metadata.not_stored", key=key, reason=str(error))
+            self._late.add(key, value)
+
+    async def _store_late(self, key: str, value: bytes) -> None:
+        assert self._bucket is not None
+        await self._bucket.put(key, value)
 
     async def _open_bucket(self) -> Bucket:
         return await open_bucket(self._connection, subjects.metadata_bucket(self._lattice), domain=self._js_domain)
@@ -265,6 +272,7 @@ class Metadata:
             if change is None:
                 self._filled.set()
                 continue
+            self._late.drop(change.key)
             try:
                 self._apply(change)
                 self._corrupt.pop(change.key, None)
@@ -294,6 +302,7 @@ class Metadata:
         elif self._no_storage is not None and self._bucket is not None:
             self._no_storage = None
             log.info("metadata.recovered", bucket=self._bucket.name)
+            self._late.try_soon()
 
     def _apply(self, change: Change) -> None:
         if change.key.startswith(LINK_PREFIX):
@@ -307,10 +316,14 @@ class Metadata:
                 return
             self._set_link(_read_link(change.key, change.value))
         elif change.key.startswith(CLAIMS_PREFIX):
+            subject = change.key.removeprefix(CLAIMS_PREFIX)
             if change.value is None:
-                self._drop_claims(change.key.removeprefix(CLAIMS_PREFIX))
-            else:
-                self._set_claims(read_claims(document.parse("claims", change.value)))
+                self._drop_claims(subject)
+                return
+            claims = read_claims(document.parse("claims", change.value))
+            if claims.get("sub", subject) != subject:
+                raise MalformedMessage("the key does not name whose claims it holds")
+            self._set_claims(claims)
         elif change.key.startswith(REFERENCE_PREFIX) and change.value is not None:
             entry = document.Document.parse("reference", change.value)
             self._set_reference(entry.required_text("oci_url"), entry.required_text("public_key"))

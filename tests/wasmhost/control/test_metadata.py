@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from lattice import subjects
 from lattice.connection import Connection, ConnectOptions, connect
-from lattice.errors import Unreachable
+from lattice.errors import Code, Unreachable
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.store import open_bucket
@@ -158,6 +158,7 @@ async def test_corrupt_entries_are_named_and_left_out_and_the_others_used(
         f"LINKDEF_{link(1).id}": b"\xff\xfe",  # of a link that was all right: it stays what it was
         f"CLAIMS_{ACTOR}": b"5",
         f"CLAIMS_{PROVIDER}": b'{"sub": {"a": 1}}',
+        "CLAIMS_Mother": json.dumps(claims()).encode(),  # of somebody else than the key says
         "REFMAP_x": b"?",
     }
     dotted = LinkDefinition(actor_id=ACTOR, provider_id=PROVIDER, contract_id="a:b", link_name="a.b")
@@ -170,7 +171,7 @@ async def test_corrupt_entries_are_named_and_left_out_and_the_others_used(
         await until(lambda: list(metadata.links) == [link(1, kept="yes"), link(7)])
     assert [line["key"] for line in lines if line["event"] == "metadata.entry_malformed"] == list(bad)
     assert dict(metadata.claims) == {}
-    assert metadata.degraded is not None and f"LINKDEF_{'A' * 64} and 8 more" in metadata.degraded
+    assert metadata.degraded is not None and f"LINKDEF_{'A' * 64} and 9 more" in metadata.degraded
     late = await opened.at("N2")  # reads all of it at its start
     assert list(late.links) == [link(7)] and late.degraded is not None
 
@@ -338,6 +339,31 @@ async def test_links_outlive_a_restart_of_the_server(opened: SimpleNamespace, tm
         server.stop()
 
 
+async def test_what_was_made_known_while_jetstream_was_away_is_stored_once_it_is_back(
+    opened: SimpleNamespace, tmp_path: Path
+) -> None:
+    server = NatsServer(tmp_path / "nats").start()
+    try:
+        one, two = await opened.at("N1", server.url), await opened.at("N2", server.url)
+        server.stop()
+        await one.put_claims(claims(alias="old"))  # no server at all
+        plain = NatsServer(tmp_path / "plain", jetstream=False, port=server.port).start()
+        try:
+            assert await reconnected(one)
+            await one.put_claims(claims())
+            await one.put_reference("x/y:1", ACTOR)
+            await one.put_claims(claims(PROVIDER, ""))
+        finally:
+            plain.stop()
+        server.start()
+        await until(lambda: set(two.claims) == {ACTOR, PROVIDER} and dict(two.references) == {"x/y:1": ACTOR}, 20)
+        assert two.alias("x/y") == ACTOR
+        await one.put_claims(claims(alias="new"))
+        await until(lambda: two.alias("new") == ACTOR)
+    finally:
+        server.stop()
+
+
 async def reconnected(metadata: Metadata) -> bool:
     """Whether a request passes again; one fails at once while the connection is lost."""
     async with asyncio.timeout(20):
@@ -345,5 +371,7 @@ async def reconnected(metadata: Metadata) -> bool:
             try:
                 await metadata._connection.request("$JS.API.INFO", b"", timeout=1.0)
                 return True
-            except Unreachable:
+            except Unreachable as error:
+                if error.code is Code.NO_RESPONDERS:
+                    return True  # a server without JetStream says so
                 await asyncio.sleep(0.05)
