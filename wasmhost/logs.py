@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TextIO
 
 import structlog
@@ -29,10 +29,17 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 _DEEPEST = 6
 
 
-def configure(level: str = "info", *, structured: bool | None = None, stream: TextIO | None = None) -> None:
+def configure(
+    level: str = "info",
+    *,
+    structured: bool | None = None,
+    stream: TextIO | None = None,
+    told_otherwise: Collection[str] = (),
+) -> None:
     """Send all log events at or above ``level`` (debug, info, warning, error) to ``stream`` (standard error).
 
-    ``structured``: JSON or text; None gives text to a terminal and JSON to everything else.
+    ``structured``: JSON or text; None gives text to a terminal and JSON to everything else. ``told_otherwise``: events
+    that are left out, as whoever reads the stream is told the same in other words.
     """
     output = stream if stream is not None else sys.stderr
     if structured is None:
@@ -46,6 +53,8 @@ def configure(level: str = "info", *, structured: bool | None = None, stream: Te
     shown = structlog.processors.JSONRenderer() if structured else structlog.dev.ConsoleRenderer(colors=output.isatty())
     # tracebacks become text before anything is hidden: an exception may quote what it was about
     renderer: list[Processor] = [structlog.processors.format_exc_info, clean, show_taps, shown]
+    if told_otherwise:
+        renderer.insert(0, _without(frozenset(told_otherwise)))
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -61,6 +70,15 @@ def configure(level: str = "info", *, structured: bool | None = None, stream: Te
         )
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+
+
+def _without(events: frozenset[str]) -> Processor:
+    def drop(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        if event.get("event") in events:
+            raise structlog.DropEvent
+        return event
+
+    return drop
 
 
 def add_tap(tap: Tap) -> Callable[[], None]:

@@ -66,6 +66,15 @@ def test_structured_lines_are_json_with_level_and_time() -> None:
     assert second["timestamp"].endswith("Z")
 
 
+def test_what_is_told_otherwise_is_not_logged() -> None:
+    output = io.StringIO()
+    logs.configure("warning", structured=True, stream=output, told_otherwise=["call.refused"])
+    structlog.get_logger().warning("call.refused")
+    structlog.get_logger().warning("connection.lost")
+    (line,) = output.getvalue().splitlines()
+    assert json.loads(line)["event"] == "connection.lost"
+
+
 def test_tokens_and_host_data_are_hidden_wherever_they_stand() -> None:
     token = "eyJ0eXAiOiJqd3QiLCJhbGciOiJFZDI1NTE5In0.eyJqdGkiOiJhYmMifQ.c2lnbmF0dXJl"
     host_data = base64.b64encode(b'{"host_id":"N","cluster_seed":"SC"}' * 3).decode()

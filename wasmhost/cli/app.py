@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 CONTEXT_VARIABLE = "WASMHOST_CONTEXT"
 
+TOLD_AS_ERRORS = ("security.permission_violation",)
+"""Events of connections that end a command with an error of the same content."""
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,7 +126,7 @@ class App:
 
         if self.held is not None:
             return self.held.run(work)
-        logs.configure("warning", structured=self.output.json)
+        logs.configure("warning", structured=self.output.json, told_otherwise=TOLD_AS_ERRORS)
 
         async def connected() -> T:
             async with Session.open(self.context(), self.output) as session:

@@ -68,9 +68,10 @@ class HostManifest:
                 links=tuple(_link(entry) for entry in fields.documents("links")),
             )
         except OSError as error:
-            raise invalid(f"{path} cannot be read: {error.strerror}") from error
+            raise invalid(f"{path} cannot be read: {error.strerror}", "check the path") from error
         except small_yaml.BadYaml as error:
-            raise invalid(f"{path}{error.where} is not YAML: {error}") from error
+            hint = "docs/commands.md shows a host manifest"
+            raise invalid(f"{path}{error.where} is not YAML: {error}", hint) from error
         except MalformedMessage as error:
             raise invalid(str(error), "docs/commands.md shows a host manifest") from error
 

@@ -37,6 +37,8 @@ def inspect(app: App, file: str, jwt_only: bool) -> None:
     """
     path = Path(file).expanduser()
     if not path.exists():
+        if ":" not in file:  # else it may be a reference
+            raise invalid(f"there is no file {file}", "check the path")
         place = parse(file, base=Path.cwd())
         if isinstance(place, BundledReference):
             _show_bundled(app, bundled.find(file))

@@ -15,6 +15,7 @@ from lattice.control import Inventory
 from lattice.errors import Code, LatticeError
 from lattice.keys import Role, is_key
 from lattice.links import LinkDefinition
+from lattice.subjects import DEFAULT_LINK_NAME
 from wasmhost.cli import actors, identify, providers
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
@@ -188,10 +189,16 @@ def put(app: App, actor: str, provider: str, rest: tuple[str, ...], link_name: s
         inventories = await session.inventories()
         claims = await session.client.claims()
         provider_id = _find_provider(provider, inventories)
+        offered = _contract_of(provider_id, inventories)
+        if contract and offered and contract != offered:
+            raise invalid(
+                f"'{contract}' is not what {short_name(provider_id, names_of(inventories, claims))} offers: {offered}",
+                "leave the contract out; a setting is written KEY=VALUE, such as address=127.0.0.1:8080",
+            )
         link = LinkDefinition(
             actor_id=_find_actor(actor, inventories, claims),
             provider_id=provider_id,
-            contract_id=contract or _contract_of(provider_id, inventories),
+            contract_id=contract or offered,
             link_name=link_name,
             values=values,
         )
@@ -204,7 +211,8 @@ def put(app: App, actor: str, provider: str, rest: tuple[str, ...], link_name: s
         app.output.document(link_document(link, state))
         return
     who, target = short_name(link.actor_id, names), short_name(link.provider_id, names)
-    app.output.text(f"linked {who} to {target}: {link.contract_id}, link name {link.link_name}")
+    name = "" if link.link_name == DEFAULT_LINK_NAME else f", link name {link.link_name}"
+    app.output.text(f"linked {who} to {target}: {link.contract_id}{name}")
     if state is None:
         app.output.say("No such provider runs now; the link takes effect when it is started.")
 

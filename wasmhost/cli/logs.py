@@ -48,7 +48,8 @@ class Written:
             "fields": dict(self.line.fields),
         }
 
-    def describe(self, *, with_host: bool) -> str:
+    def describe(self, *, with_host: bool, of_actor: bool) -> str:
+        """The line for people. What the whole output is about is not said again in each line."""
         line = self.line
         parts = [_moment(line.time_us).astimezone().strftime("%H:%M:%S.%f")[:-3]]
         if with_host:
@@ -57,7 +58,7 @@ class Written:
         if line.level not in ("info", "debug"):
             parts.append(f"{line.level}:")
         parts.append(line.text)
-        told = {"provider", "link_name"} if line.source == "provider" else {"name"}
+        told = {"provider", "link_name"} if line.source == "provider" and not of_actor else {"name"}
         parts += [f"{name}={value}" for name, value in line.fields.items() if name not in told]
         return printable(" ".join(parts))
 
@@ -105,6 +106,7 @@ def logs(app: App, *, name: str, follow: bool, lines: int, host_text: str | None
         if host_text is not None:
             hosts = [await session.find_host(host_text)]
         key = await find(session, name)
+        of_actor = role_of(key) is Role.MODULE
         subject = subjects.Control(session.context.lattice, session.context.control_prefix).observe_logs()
         ours = {host.id for host in hosts}
         printed = 0
@@ -120,7 +122,7 @@ def logs(app: App, *, name: str, follow: bool, lines: int, host_text: str | None
                 if app.output.json:
                     app.output.line(written.document())
                 else:
-                    app.output.text(written.describe(with_host=len(hosts) > 1))
+                    app.output.text(written.describe(with_host=len(hosts) > 1, of_actor=of_actor))
 
         lease = USUAL_LEASE if follow else 0.0
         async with observe(session.connection, subject, key, LogLines.from_dict, lines=lines, lease=lease) as stream:

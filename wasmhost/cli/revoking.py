@@ -72,7 +72,7 @@ def unrevoke(app: App, id_: str, revision: int | None) -> None:
     async def work(session: Session) -> tuple[Revocation, list[HostPing]]:
         entries = await _all(session)
         known = [*await _known(session), *(Candidate(key=each.id) for each in entries.values())]
-        lift = _entry(await _meant(session, id_, known), revision, "", lifted=True)
+        lift = _entry(await _meant(session, id_, known, look=LOOK), revision, "", lifted=True)
         if lift.key not in entries:
             raise not_found(f"{_name(lift)} is not revoked", f"`{LOOK}` lists what is")
         return entries[lift.key], await _tell(session, lift)
@@ -136,12 +136,12 @@ async def _known(session: Session) -> list[Candidate]:
     return [*actors.candidates(inventories, claims), *providers.candidates(inventories), *providers_known, *accounts]
 
 
-async def _meant(session: Session, text: str, known: list[Candidate]) -> str:
+async def _meant(session: Session, text: str, known: list[Candidate], *, look: str = "wasmhost get claims") -> str:
     """The key or token id that ``text`` stands for; what is one already is taken as it is. Raises Problem."""
     if role_of(text) is not None:
         return text
     try:
-        return identify.resolve(text, known, what="actor, provider or account", look="wasmhost get claims").key
+        return identify.resolve(text, known, what="actor, provider or account", look=look).key
     except Problem as problem:
         if problem.exit_code is ExitCode.NOT_FOUND and is_token_id(text):
             return text

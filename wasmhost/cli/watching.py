@@ -16,7 +16,7 @@ import click
 
 from lattice.errors import LatticeError
 from wasmhost.cli import problems
-from wasmhost.cli.app import App
+from wasmhost.cli.app import TOLD_AS_ERRORS, App
 from wasmhost.cli.output import Output
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _watch(app: App, show: Callable[[], Any]) -> None:
     from wasmhost import logs
 
     output = app.output
-    logs.configure("warning", structured=output.json)
+    logs.configure("warning", structured=output.json, told_otherwise=TOLD_AS_ERRORS)
     screen = sys.stdout.isatty() and not output.json
     app.held = held = Held(app)
     before: object = None

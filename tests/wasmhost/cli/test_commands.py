@@ -193,6 +193,14 @@ def test_a_link_makes_the_actor_answer_http_until_it_is_deleted(host: str, wasmh
     assert "there is no link" in wasmhost("link", "del", "echo", "wasmcloud:httpserver", code=3).err
 
 
+def test_a_word_that_is_no_contract_of_the_provider_makes_no_link(host: str, wasmhost: Wasmhost, clean: None) -> None:
+    wasmhost("start", "actor", str(ECHO))
+    for word in ("address", "wasmcloud:keyvalue"):  # a setting whose value was forgotten, another contract
+        refused = wasmhost("link", "put", "echo", "bundled:httpserver", word, code=2).err
+        assert "wasmcloud:httpserver" in refused and "KEY=VALUE" in refused
+    assert wasmhost("link", "query", "-o", "json").json == {"links": []}
+
+
 def test_a_port_in_use_fails_the_command_that_caused_it_and_shows_in_get_providers(
     host: str, wasmhost: Wasmhost, clean: None
 ) -> None:
@@ -304,6 +312,9 @@ def test_log_lines_of_an_actor_are_shown_by_name(host: str, wasmhost: Wasmhost, 
     assert (line["host_id"], line["source"], line["level"]) == (host, "host", "info")
     assert wasmhost("logs", "echo", "--level", "error").out == ""
     assert "no actor or provider 'nothing'" in wasmhost("logs", "nothing", code=3).err
+    wasmhost("link", "put", "echo", "bundled:keyvalue")
+    assert "link.ready provider=Key-value store on JetStream" in wasmhost("logs", "echo").out, "which one is said"
+    assert "link.ready provider=" not in wasmhost("logs", "keyvalue").out, "here it is the one asked for"
 
 
 def test_a_spy_sees_the_decoded_calls(
@@ -357,6 +368,25 @@ def test_a_lattice_without_hosts_and_an_address_without_server_are_unreachable(w
     assert "no host answers in lattice 'empty'" in wasmhost("get", "actors", "-x", "empty", code=6).err
     nowhere = wasmhost("get", "hosts", "--nats-url", f"nats://127.0.0.1:{free_port()}", "-o", "json", code=6)
     assert json.loads(nowhere.err)["exit_code"] == 6
+
+
+def test_what_the_nats_server_does_not_permit_is_one_line_and_one_next_step(tmp_path: Path) -> None:
+    server = NatsServer(
+        tmp_path / "nats",
+        config="authorization { users [{ user: reader, password: pw, permissions: { publish: _INBOX.> } }] }",
+    ).start()
+    env = user_environment(tmp_path / "home")
+    try:
+        for form in ([], ["--watch"]):
+            ended = run(["get", "hosts", "-o", "json", "--nats-url", server.login_url("reader"), *form], env=env)
+            (line,) = ended.stderr.splitlines()
+            assert (ended.returncode, json.loads(line)["exit_code"]) == (8, 8)
+            assert "wasmbus.ctl.default.ping.hosts; give the user that permission" in line
+        checked = run(["doctor", "-o", "json", "--nats-url", server.login_url("reader")], env=env)
+        last = json.loads(checked.stdout)["checks"][-1]
+        assert last["level"] == "fail" and "give the user that permission" in last["fix"]
+    finally:
+        server.stop()
 
 
 def test_a_stopped_host_is_seen_to_be_gone(nats_server: NatsServer, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_changed_manifest_takes_effect(start: Start, manifest: Path, port: int
     [
         (["up", "missing.yaml"], 2, "missing.yaml"),
         (["up", "--fresh", "--nats-url", "nats://127.0.0.1:1"], 2, "--fresh"),
-        (["up", "--nats-url", "nats://127.0.0.1:1"], 6, "127.0.0.1:1"),
+        (["up", "--nats-url", "nats://127.0.0.1:1"], 6, "Next: start that server, or name none"),
         (["up", "--trust", "nonsense"], 2, "--trust"),
         (["host", "--nats-url", "nats://127.0.0.1:1"], 6, "127.0.0.1:1"),
         (["host", "--rpc-timeout-ms", "soon", "--lattice", "a.b"], 2, "not a number of milliseconds"),

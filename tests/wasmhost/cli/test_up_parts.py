@@ -164,6 +164,17 @@ def test_a_provider_is_checked_before_anything_starts(tmp_path: Path, keyring: K
         prepared(tmp_path, keyring, str(ECHO), contract="wasmcloud:keyvalue")
 
 
+def test_all_images_that_will_not_do_are_told_at_once_in_the_order_of_the_file(
+    tmp_path: Path, keyring: Keyring
+) -> None:
+    with pytest.raises(Problem) as caught:
+        prepared(tmp_path, keyring, "missing.wasm", provider="bundled:httpsrver")
+    first, second = str(caught.value).splitlines()
+    assert "there is no file" in first and "count from the folder of the manifest" in first
+    assert "did you mean bundled:httpserver" in second
+    assert caught.value.exit_code is ExitCode.USAGE
+
+
 def test_an_expired_file_is_not_authorised(tmp_path: Path, keyring: Keyring) -> None:
     expired = sign_actor(
         ECHO.read_bytes(), account=keyring.account(), module=KeyPair.generate(Role.MODULE), name="old", expires=1000

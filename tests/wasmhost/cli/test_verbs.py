@@ -134,6 +134,7 @@ SESSION = [
     ("claims token provider --name bare", 2, ""),
     ("inspect {first}", 0, "file kind actor_id"),
     ("inspect {folder}/missing.wasm", 2, ""),
+    ("inspect missing", 2, ""),
     ("par create -c a:b -v me -n tool -b {folder}/bare.wasm --destination {folder}/tool.par", 0, "provider_id"),
     ("par inspect {folder}/tool.par", 0, "provider_id"),
     ("par inspect {folder}/bare.wasm", 2, ""),

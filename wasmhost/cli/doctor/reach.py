@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from lattice.addresses import is_loopback, shown
 from lattice.control import HostPing, Inventory
-from lattice.errors import LatticeError
+from lattice.errors import LatticeError, NotAuthorized
 from lattice.jetstream import JetStream
 from lattice.keys import Role
 from lattice.verify import MAX_AGE, SKEW
@@ -41,6 +41,9 @@ async def check_lattice(app: App) -> AsyncIterator[Finding]:
         async with Session.open(context, app.output) as session:
             async for finding in _connected(app, session):
                 yield finding
+    except NotAuthorized as error:
+        message, _, fix = str(error).partition("; ")
+        yield fail("nats", message, fix or "name a user whom the server permits it, with --nats-creds or in a context")
     except LatticeError as error:
         # Without any server named, `up` brings one along: then nothing is wrong yet.
         level = warn if context.source == "default" else fail

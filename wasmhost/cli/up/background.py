@@ -191,7 +191,10 @@ def _tell(
         return
     for url in document["urls"]:
         output.text(url)
-    where = "" if paths.host.name == "default" else f" --state {paths.host}"
+    usual = paths.host.parent == paths.shared / "hosts"
+    where = f" --name {paths.host.name}" if usual else f" --state {paths.host}"
+    if usual and paths.host.name == "default":
+        where = ""
     output.say(f"Ready; it goes on in the background (process {process.pid}).")
     output.say(f"Follow: tail -f {log}")
     output.say(f"Stop:   wasmhost down{where}")

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from lattice.addresses import shown
-from lattice.errors import Code, LatticeError
+from lattice.errors import Code, LatticeError, Unreachable
 from lattice.links import LinkDefinition
 from lattice.login import TlsFiles
 from wasmhost.apps import manifest
+from wasmhost.cli import exit_codes
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.output import Output, printable
 from wasmhost.cli.problems import Problem
@@ -213,7 +214,16 @@ class _Up:
         async def open_once() -> Host:
             return await parts.enter_async_context(Host(config))
 
-        return await (self._in_time(open_once) if self._server is not None else open_once())
+        if self._server is not None:
+            return await self._in_time(open_once)
+        try:
+            return await open_once()
+        except Unreachable as error:
+            raise Problem(
+                str(error).partition("; ")[0],
+                exit_code=exit_codes.for_code(error.code),
+                hint="start that server, or name none: `wasmhost up` then brings one along",
+            ) from error
 
     def _labels_of(self, number: int) -> dict[str, str]:
         return {**self._config.labels, **self._plan.host_labels.get(number, {})}

@@ -79,15 +79,37 @@ def images_of(applications: Iterable[PreparedApplication]) -> dict[tuple[str, st
 def prepare(applications: Sequence[Application], *, keyring: Keyring, folder: Path) -> tuple[PreparedApplication, ...]:
     """Read every image that the applications name. Signed copies of unsigned files go below ``folder``.
 
-    Blocks on files. Raises Problem for the first image that cannot be used, with its place in the manifest.
+    Blocks on files. Raises Problem for all images that cannot be used, with their places in the manifests.
     """
     prepared = []
+    troubles: list[tuple[Mark, Problem]] = []
     for application in applications:
         archives: list[PreparedArchive] = []
-        providers = {c.name: _prepare_provider(application, c, archives) for c in application.capabilities}
-        actors = tuple(_prepare(application, component, keyring, folder) for component in application.actors)
-        prepared.append(PreparedApplication(application, actors, providers, tuple(archives)))
+        providers: dict[str, Image] = {}
+        actors: list[PreparedActor] = []
+        for capability in application.capabilities:
+            try:
+                providers[capability.name] = _prepare_provider(application, capability, archives)
+            except Problem as problem:
+                troubles.append((capability.mark, problem))
+        for actor in application.actors:
+            try:
+                actors.append(_prepare(application, actor, keyring, folder))
+            except Problem as problem:
+                troubles.append((actor.mark, problem))
+        prepared.append(PreparedApplication(application, tuple(actors), providers, tuple(archives)))
+    if troubles:
+        raise _together(troubles)
     return tuple(prepared)
+
+
+def _together(troubles: Sequence[tuple[Mark, Problem]]) -> Problem:
+    """One Problem that tells all of them in the order of each manifest, with the exit code of the first."""
+    ordered = [problem for _, problem in sorted(troubles, key=lambda one: (one[0].file, one[0].line, one[0].column))]
+    if len(ordered) == 1:
+        return ordered[0]
+    sentences = [f"{problem}; {problem.hint}" if problem.hint else str(problem) for problem in ordered]
+    return Problem("\n".join(sentences), exit_code=ordered[0].exit_code)
 
 
 def _prepare_provider(
@@ -106,7 +128,7 @@ def _prepare_provider(
     except ClaimsError as error:
         problem = from_error(error)
         hint = problem.hint if problem is not None else ""
-        raise Problem(str(error), exit_code=exit_codes.for_artifact(error.problem), hint=hint) from error
+        raise Problem(f"{component.mark}: {error}", exit_code=exit_codes.for_artifact(error.problem), hint=hint) from error
     except LatticeError as error:
         raise _at(component.mark, error) from error
     if contract != component.contract:
@@ -146,7 +168,7 @@ def _prepare(application: Application, component: ActorComponent, keyring: Keyri
             return _signed(application, component, (path, data), keyring, folder)
         problem = from_error(error)
         hint = problem.hint if problem is not None else ""
-        raise Problem(f"{path}: {error}", exit_code=exit_codes.for_artifact(error.problem), hint=hint) from error
+        raise Problem(f"{component.mark}: {path}: {error}", exit_code=exit_codes.for_artifact(error.problem), hint=hint) from error
     return PreparedActor(component, path, f"file://{path}", claims, signed_here=False)
 
 
