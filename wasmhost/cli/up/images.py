@@ -128,7 +128,9 @@ def _prepare_provider(
     except ClaimsError as error:
         problem = from_error(error)
         hint = problem.hint if problem is not None else ""
-        raise Problem(f"{component.mark}: {error}", exit_code=exit_codes.for_artifact(error.problem), hint=hint) from error
+        raise Problem(
+            f"{component.mark}: {error}", exit_code=exit_codes.for_artifact(error.problem), hint=hint
+        ) from error
     except LatticeError as error:
         raise _at(component.mark, error) from error
     if contract != component.contract:
@@ -168,7 +170,9 @@ def _prepare(application: Application, component: ActorComponent, keyring: Keyri
             return _signed(application, component, (path, data), keyring, folder)
         problem = from_error(error)
         hint = problem.hint if problem is not None else ""
-        raise Problem(f"{component.mark}: {path}: {error}", exit_code=exit_codes.for_artifact(error.problem), hint=hint) from error
+        raise Problem(
+            f"{component.mark}: {path}: {error}", exit_code=exit_codes.for_artifact(error.problem), hint=hint
+        ) from error
     return PreparedActor(component, path, f"file://{path}", claims, signed_here=False)
 
 
