@@ -23,19 +23,13 @@ import errno
 import fcntl
 import hashlib
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lattice.errors import Code, LatticeError, MalformedMessage
+from lattice.errors import Code, MalformedMessage
 from lattice.keys import KeyPair, Role
-
-
-class StateError(LatticeError):
-    """A state folder cannot be used. ``code`` is CONFLICT when another process holds its lock."""
-
-    code = Code.INTERNAL
+from wasmhost.private_files import StateError, make_private_folder, read_private, unusable
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,30 +122,6 @@ class Keyring:
         return own if own.exists() else self._paths.shared / name
 
 
-def make_private_folder(path: Path) -> None:
-    """Make ``path`` and what is missing above it, readable by this user only. Raises StateError.
-
-    A folder of another user is refused, since that one can read and replace what is put there. Root, who works in
-    folders that others have mounted, is let.
-    """
-    user = os.geteuid()
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.stat()
-        if stat.S_IMODE(found.st_mode) & 0o077 and found.st_uid == user:
-            path.chmod(0o700)
-    except OSError as exc:
-        raise unusable(path, exc) from exc
-    if user != 0 and found.st_uid not in (user, 0):
-        raise StateError(
-            f"state folder {path} belongs to user {found.st_uid}, who could read and change what is kept there; "
-            "choose another with --state DIR or WASMHOST_STATE"
-        )
-    if not os.access(path, os.W_OK | os.X_OK):
-        number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
-        raise unusable(path, OSError(number, os.strerror(number)))
-
-
 def read_or_make_key(path: Path, role: Role) -> KeyPair:
     """The key whose seed ``path`` holds, made (0600, atomically) if there is none. Raises StateError."""
     while True:
@@ -163,12 +133,9 @@ def read_or_make_key(path: Path, role: Role) -> KeyPair:
 
 
 def read_key(path: Path, role: Role) -> KeyPair | None:
+    """The key whose seed ``path`` holds; None where there is no such file. Raises StateError."""
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno())
-            if stat.S_IMODE(mode.st_mode) & 0o077 and mode.st_uid == os.geteuid():
-                os.fchmod(file.fileno(), 0o600)
-            text = file.read(256).decode("ascii", "replace")
+        text = read_private(path, most=256).decode("ascii", "replace")
     except FileNotFoundError:
         return None
     except OSError as exc:
@@ -177,30 +144,6 @@ def read_key(path: Path, role: Role) -> KeyPair | None:
         return KeyPair.from_seed(text, role)
     except MalformedMessage as exc:
         raise StateError(f"key file {path} cannot be used: {exc}; restore it from a copy, or delete it") from exc
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Put ``data`` into ``path`` (0600), whole or not at all, also when the machine stops meanwhile. Raises OSError.
-
-    For files that one process at a time writes: the draft has a fixed name, so that one left behind is overwritten.
-    """
-    draft = path.with_name(f".{path.name}.new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)  # or the old name may be back after a power failure
-    finally:
-        os.close(folder)
 
 
 def _write_new_key(path: Path, key: KeyPair) -> None:
@@ -261,13 +204,3 @@ def lock_holder(folder: Path) -> int | None:
         return int(text) if text.isdigit() else 0
     finally:
         os.close(descriptor)
-
-
-def unusable(folder: Path, exc: OSError) -> StateError:
-    """What to say of a folder in which something could not be written."""
-    full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "free some space there" if full else "make it writable for this user"
-    return StateError(
-        f"state folder {folder} cannot be written: {exc.strerror or exc}; {remedy}, "
-        "or choose another with --state DIR or WASMHOST_STATE"
-    )

@@ -15,7 +15,8 @@ from lattice.errors import Code
 from lattice.keys import KeyPair, Role
 from wasmhost.configuration.config import HostConfig
 from wasmhost.keys.identity import Identity, friendly_name
-from wasmhost.state import Keyring, StateError, StateFolder, StatePaths, locate, read_or_make_key
+from wasmhost.private_files import StateError
+from wasmhost.state import Keyring, StateFolder, StatePaths, locate, read_or_make_key
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from lattice.connectoptions import DEFAULT_INBOX_PREFIX, ConnectOptions
 from lattice.errors import MalformedMessage
 from lattice.login import SYSTEM_TLS, Login, TlsFiles, read_credentials
 from wasmhost.contexts.context_files import Bundle, ContextError
+from wasmhost.private_files import StateError, read_private, replace_file
 
 DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
 DEFAULT_TIMEOUT = 2.0
@@ -50,18 +51,13 @@ class UpRecord:
 
     def write(self, folder: Path) -> None:
         """Put the record into ``folder``, whole or not at all. Raises OSError."""
-        target = folder / RECORD_NAME
-        draft = target.with_suffix(f".{os.getpid()}")
-        # The address may hold a user's password.
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(asdict(self), file)
-        draft.replace(target)
+        replace_file(folder / RECORD_NAME, json.dumps(asdict(self)).encode())
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         """The record in ``folder`` if the process that wrote it still runs, else None."""
         try:
-            value = json.loads((folder / RECORD_NAME).read_text())
+            value = json.loads(read_private(folder / RECORD_NAME))
             record = cls(
                 pid=int(value["pid"]),
                 nats_url=str(value["nats_url"]),
@@ -76,7 +72,7 @@ class UpRecord:
                 inbox_prefix=str(value.get("inbox_prefix", "")),
                 started_ticks=int(value.get("started_ticks", 0)),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, StateError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         return record if record._runs() else None
 

@@ -14,7 +14,6 @@ understood, too: a file copied from ``~/.wash/contexts`` is a context.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +25,7 @@ from lattice.addresses import shown
 from lattice.errors import Code, LatticeError
 from lattice.login import SYSTEM_TLS, TlsFiles
 from wasmhost.configuration import small_yaml
-from wasmhost.state import make_private_folder
+from wasmhost.private_files import make_private_folder, replace_file
 
 _LARGEST = 64 * 1024
 """Bytes of one context; a project file is a stranger's."""
@@ -176,7 +175,7 @@ class ContextStore:
                     code=Code.CONFLICT,
                 )
             self._path(name).unlink()
-        make_private_folder(self._folder)
+        make_private_folder(self._folder.resolve())  # a folder of settings may be kept elsewhere
         path = self._folder / f"{name}.yaml"
         _write(path, yaml.safe_dump({key: value for key, value in members.items() if value}, sort_keys=False))
         return path
@@ -289,8 +288,4 @@ def _load(path: Path) -> dict[str, object]:
 def _write(path: Path, text: str) -> None:
     """Write a file whole or not at all, for this user only."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    draft.replace(path)
+    replace_file(path, text.encode())

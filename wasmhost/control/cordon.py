@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from wasmhost.state import StateError
+from wasmhost.private_files import StateError
 
 _FILE = "cordoned"
 

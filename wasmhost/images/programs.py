@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from lattice.archive import Program
 from wasmhost.images.files import ImageError
-from wasmhost.state import make_private_folder
+from wasmhost.private_files import make_private_folder
 
 
 @dataclass(frozen=True, slots=True)

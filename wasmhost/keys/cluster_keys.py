@@ -18,7 +18,8 @@ from lattice.errors import Code, LatticeError, MalformedMessage
 from lattice.keys import KeyPair, Role, is_key
 from wasmhost.configuration.config import HostConfig
 from wasmhost.keys.cluster_seeds import ClusterSeeds
-from wasmhost.state import StateError, StateFolder, replace_file
+from wasmhost.private_files import StateError, read_private, replace_file
+from wasmhost.state import StateFolder
 
 log = structlog.get_logger(__name__)
 
@@ -183,7 +184,7 @@ class _Stored:
     def read(cls, file: Path) -> _Stored | None:
         """None when there is no file. Raises StateError for one that is broken: guessing could accept a removed key."""
         try:
-            fields = Document.parse("cluster keys", file.read_bytes())
+            fields = Document.parse("cluster keys", read_private(file))
             stored = cls(
                 fields.required_text("signing"),
                 list(fields.texts("accepted")),

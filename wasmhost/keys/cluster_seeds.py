@@ -7,9 +7,7 @@ that nobody makes a host read anything else.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -18,7 +16,8 @@ import structlog
 
 from lattice.errors import Code, LatticeError, MalformedMessage
 from lattice.keys import KeyPair, Role
-from wasmhost.state import StateError, StatePaths, make_private_folder
+from wasmhost.private_files import StateError, make_private_folder, read_private
+from wasmhost.state import StatePaths
 
 log = structlog.get_logger(__name__)
 
@@ -84,14 +83,7 @@ class ClusterSeeds:
 def _read(path: Path) -> KeyPair:
     """The key in a file; its mode is mended. Raises StateError, whose text never holds the content."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise StateError(f"key file {path} is no regular file")
-            if stat.S_IMODE(status.st_mode) & 0o077 and status.st_uid == os.geteuid():
-                os.fchmod(descriptor, 0o600)
-            text = file.read(_LONGEST).decode("ascii", "replace")
+        text = read_private(path, most=_LONGEST).decode("ascii", "replace")
         return KeyPair.from_seed(text, Role.CLUSTER)
     except OSError as error:
         raise StateError(

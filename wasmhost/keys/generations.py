@@ -20,7 +20,7 @@ from lattice.document import Document
 from lattice.errors import Code, LatticeError, MalformedMessage
 from lattice.keys import Role, require_key
 from wasmhost.knowledge.lattice_state import LatticeState
-from wasmhost.state import StateError, replace_file
+from wasmhost.private_files import StateError, read_private, replace_file
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +112,7 @@ class Generations:
         if self._file is None:
             return
         try:
-            entries = json.loads(self._file.read_bytes())
+            entries = json.loads(read_private(self._file))
             for entry in entries:
                 fields = Document("generation", entry)
                 key = fields.required_text("provider"), fields.required_text("link_name")

@@ -19,7 +19,7 @@ from lattice.document import Document
 from lattice.errors import LatticeError, MalformedMessage
 from lattice.revocation import PREFIX, Revocation
 from wasmhost.knowledge.lattice_state import LatticeState
-from wasmhost.state import replace_file
+from wasmhost.private_files import StateError, read_private, replace_file
 
 log = structlog.get_logger(__name__)
 
@@ -139,9 +139,9 @@ class Revocations:
         if self._remembered is None or not self._remembered.exists():
             return {}
         try:
-            fields = Document.parse("remembered revocations", self._remembered.read_bytes())
+            fields = Document.parse("remembered revocations", read_private(self._remembered))
             entries = [Revocation.from_dict(item) for item in fields.items("revocations")]
-        except (OSError, MalformedMessage) as error:
+        except (OSError, StateError, MalformedMessage) as error:
             log.error("revocations.not_remembered", file=str(self._remembered), reason=str(error))
             return {}
         return {entry.key: entry for entry in entries}

@@ -13,8 +13,8 @@ import sysconfig
 from pathlib import Path
 
 from lattice.errors import Code, Unreachable
+from wasmhost.private_files import make_private_folder, replace_file, unusable
 from wasmhost.processes.parent_death import parent_death_signal
-from wasmhost.state import make_private_folder, unusable
 
 PREFERRED_PORT = 4222
 READY_TIMEOUT = 10.0
@@ -97,7 +97,7 @@ class NatsServer:
         """Start and wait until it answers. Raises Unreachable, with the server's last words, and StateError."""
         make_private_folder(self._folder)
         try:
-            self._settings_path.write_text(_SETTINGS)
+            replace_file(self._settings_path, _SETTINGS.encode())
         except OSError as error:
             raise unusable(self._folder, error) from error
         for attempt in range(ATTEMPTS):
@@ -135,7 +135,8 @@ class NatsServer:
     async def _launch(self) -> bool:
         """One start on ``self.port``; False when the process ended or stayed silent."""
         name = f"wasmhost-{os.getpid()}-{self.port}"
-        with self._log_path.open("wb") as log:
+        self._log_path.unlink(missing_ok=True)  # what it may lead to is not ours
+        with self._log_path.open("xb") as log:
             try:
                 self._process = await asyncio.create_subprocess_exec(
                     self._binary,

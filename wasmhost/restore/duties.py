@@ -22,8 +22,8 @@ import structlog
 from lattice.errors import LatticeError, MalformedMessage
 from wasmhost.actors.registry import ActorRegistry
 from wasmhost.keys.sealing import Seal
+from wasmhost.private_files import StateError, make_private_folder, read_private, replace_file
 from wasmhost.restore.duty_book import ActorDuty, Duty, ProviderDuty, decode, encode, manager_of, open_ones
-from wasmhost.state import make_private_folder, replace_file
 from wasmhost.supervision.supervisor import ProviderSupervisor
 
 log = structlog.get_logger(__name__)
@@ -329,10 +329,10 @@ def _actor_id(duty: ActorDuty) -> str:
 def _read(path: Path) -> list[Duty]:
     """The duties in the file; a file that cannot be used is set aside, since the next change will write a new one."""
     try:
-        return decode(path.read_bytes())
+        return decode(read_private(path))
     except FileNotFoundError:
         return []
-    except (OSError, MalformedMessage) as error:
+    except (OSError, StateError, MalformedMessage) as error:
         aside = path.with_suffix(".json.damaged")
         with contextlib.suppress(OSError):
             path.replace(aside)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from lattice import subjects
 from lattice.errors import Code, LatticeError, Unreachable
+from wasmhost.private_files import StateError, make_private_folder
 from wasmhost.processes.leftovers import INSTANCE_MARK, end_leftovers
 from wasmhost.processes.process import ChildProcess
 from wasmhost.supervision.provider_image import ProviderImage
@@ -63,11 +64,9 @@ class ProviderProcess:
         """
         folder = surroundings.folder / f"{image.public_key}-{link_name}"
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise LatticeError(
-                f"its work folder {folder} cannot be made: {error.strerror}; free some space, or make it writable"
-            ) from error
+            make_private_folder(folder)
+        except StateError as error:
+            raise LatticeError(f"its work folder cannot be made: {error}") from error
         try:
             child = await ChildProcess.spawn(
                 image.command,

@@ -27,9 +27,9 @@ from wasmhost.knowledge.metadata import Metadata
 from wasmhost.policy.expiry import ClaimsClock, ExpiryWatch
 from wasmhost.policy.gate import Gate
 from wasmhost.policy.halted import EXPIRED, HaltedBook
+from wasmhost.private_files import make_private_folder
 from wasmhost.processes.leftovers import with_marks
 from wasmhost.processes.process import child_environment
-from wasmhost.state import make_private_folder
 from wasmhost.supervision.health import LinkStatus
 from wasmhost.supervision.link_telling import SETTLE, ask_link, publish_removal, request_link
 from wasmhost.supervision.provider import SupervisedProvider

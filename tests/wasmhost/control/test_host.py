@@ -32,8 +32,8 @@ from tests.support.nats import NatsServer, free_port
 from tests.wasmhost.control.waiting import EventLog, alive, until
 from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host
+from wasmhost.private_files import StateError
 from wasmhost.processes.leftovers import HOST_MARK
-from wasmhost.state import StateError
 from wasmhost.supervision.provider_image import ProviderImage, ProviderImages
 
 T = TypeVar("T")

@@ -14,7 +14,8 @@ from lattice.errors import Code, LatticeError
 from lattice.keys import KeyPair, Role
 from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.keys.cluster_keys import ClusterKeys
-from wasmhost.state import StateError, StateFolder, StatePaths
+from wasmhost.private_files import StateError
+from wasmhost.state import StateFolder, StatePaths
 
 NEW, OTHER = (KeyPair.from_raw(Role.CLUSTER, bytes([n]) * 32) for n in (1, 2))
 

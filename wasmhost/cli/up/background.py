@@ -24,8 +24,9 @@ from click.core import ParameterSource
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.output import Output
 from wasmhost.cli.problems import Problem, from_error
+from wasmhost.private_files import make_private_folder
 from wasmhost.processes.own_program import own_command
-from wasmhost.state import StatePaths, lock_holder, make_private_folder
+from wasmhost.state import StatePaths, lock_holder
 
 REPORT_OPTION = "--report-to"
 LOG_NAME = "up.log"
@@ -130,7 +131,7 @@ def launch(arguments: Sequence[str], paths: StatePaths, output: Output) -> ExitC
     if log.exists() and log.stat().st_size > LARGEST_LOG and lock_holder(folder) is None:
         log.replace(log.with_suffix(".log.1"))
     reading, writing = os.pipe()
-    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     watched = _Watched(log, shown=os.fstat(sink).st_size)
     try:
         process = subprocess.Popen(

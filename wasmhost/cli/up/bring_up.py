@@ -38,9 +38,10 @@ from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.contexts import context as contexts
 from wasmhost.contexts.context import Context, UpRecord
 from wasmhost.host import Host
+from wasmhost.private_files import StateError
 from wasmhost.processes.leftovers import HOST_MARK, end_leftovers
 from wasmhost.processes.nats_server import NatsServer
-from wasmhost.state import Keyring, StateError, StateFolder, StatePaths
+from wasmhost.state import Keyring, StateFolder, StatePaths
 
 T = TypeVar("T")
 

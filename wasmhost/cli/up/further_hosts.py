@@ -21,9 +21,10 @@ from wasmhost.configuration.config import HostConfig
 from wasmhost.configuration.settings import SETTINGS
 from wasmhost.host import Host
 from wasmhost.keys.identity import Identity
+from wasmhost.private_files import make_private_folder
 from wasmhost.processes.own_program import own_command
 from wasmhost.processes.process import ChildProcess, describe_exit
-from wasmhost.state import locate, make_private_folder, read_or_make_key
+from wasmhost.state import locate, read_or_make_key
 
 READY_TIMEOUT = 30.0
 LOOK_INTERVAL = 0.1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from lattice.links import LinkKey
+from wasmhost.private_files import StateError, read_private, replace_file
 
 EMBEDDED = "embedded"
 """What stands for a NATS server of ours in the place, as its port may be another one each time."""
@@ -46,13 +46,11 @@ class History:
         history._write(left)
 
     def _write(self, known: dict[str, object]) -> None:
-        draft = self._path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(known))
-        draft.replace(self._path)
+        replace_file(self._path, json.dumps(known).encode())
 
     def _read(self) -> dict[str, object]:
         try:
-            value = json.loads(self._path.read_text())
-        except (OSError, ValueError):
+            value = json.loads(read_private(self._path))
+        except (OSError, StateError, ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}

@@ -21,7 +21,8 @@ from wasmhost.cli.problems import Problem, from_error, invalid
 from wasmhost.images.archive_file import read_archive_claims
 from wasmhost.images.files import name_file
 from wasmhost.images.reference import BundledReference, FileReference, parse
-from wasmhost.state import Keyring, make_private_folder
+from wasmhost.private_files import make_private_folder
+from wasmhost.state import Keyring
 
 BUILTIN_CONTRACTS = ("wasmcloud:builtin:logging", "wasmcloud:builtin:numbergen")
 
