@@ -13,12 +13,13 @@ import asyncio
 import base64
 import re
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
 import structlog
 
 from lattice import subjects
+from lattice.background import Background
 from lattice.connection import Connection
 from lattice.errors import Code, LatticeError, MalformedMessage, TooLarge, Unreachable
 from lattice.feed import Feed, Stale
@@ -66,7 +67,7 @@ class Chunks:
         self._bucket = ObjectBucket(connection, subjects.validate_lattice(lattice), domain=domain, max_age=MAX_AGE)
         self._clock = clock
         self._reading = asyncio.Semaphore(_READING)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._work = Background()
         self._next_sweep = 0.0
 
     def is_large(self, size: int) -> bool:
@@ -123,18 +124,15 @@ class Chunks:
 
     def discard(self, info: ObjectInfo) -> None:
         """Delete in the background; a failure is only logged, since the age limit does it as well."""
-        self._spawn(self._discard(info))
+        self._work.begin(self._discard(info), "delete an object")
 
     def drop(self, name: str) -> None:
         """As :meth:`discard`, for what was stored for us and is not wanted."""
-        self._spawn(self._drop(name))
+        self._work.begin(self._drop(name), "delete an object")
 
     async def close(self) -> None:
         """Finish what is being deleted, for a moment at most."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_TIMEOUT)
-            for task in late:
-                task.cancel()
+        await self._work.end(patience=_CLOSE_TIMEOUT)
         await self._bucket.close()
 
     async def _discard(self, info: ObjectInfo) -> None:
@@ -151,11 +149,6 @@ class Chunks:
         except LatticeError as error:
             log.warning("chunks.not_deleted", object=name, reason=str(error))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     # --- leftovers ---
 
     def _sweep_if_due(self) -> None:
@@ -163,7 +156,7 @@ class Chunks:
         if 0 < self._bucket.max_age <= MAX_AGE or now < self._next_sweep:
             return  # the server forgets by itself
         self._next_sweep = now + MAX_AGE
-        self._spawn(self._sweep_quietly())
+        self._work.begin(self._sweep_quietly(), "sweep old objects")
 
     async def _sweep_quietly(self) -> None:
         try:

@@ -27,6 +27,7 @@ import structlog
 
 from lattice import headers as header_block
 from lattice.answers import Answers
+from lattice.background import Background
 from lattice.connection import Connection
 from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
 from lattice.feed import positions
@@ -162,7 +163,7 @@ class ObjectBucket:
         self._answers = Answers(connection)
         self._slots = asyncio.Semaphore(ALL_IN_FLIGHT)
         self._batches_left = asyncio.Semaphore(ALL_BATCHES)
-        self._cleaning: set[asyncio.Task[None]] = set()
+        self._cleaning = Background()
         self._ready = False
         self._direct = False
         self._batched = True
@@ -194,10 +195,7 @@ class ObjectBucket:
 
     async def close(self) -> None:
         """Give up what is being read, and finish what is being cleaned up, for a moment at most."""
-        if self._cleaning:
-            await asyncio.wait(self._cleaning, timeout=_CLOSE_TIMEOUT)
-        for task in self._cleaning:
-            task.cancel()
+        await self._cleaning.end(patience=_CLOSE_TIMEOUT)
         await self._answers.close()
 
     # --- writing ---
@@ -234,8 +232,7 @@ class ObjectBucket:
             await asyncio.gather(*(store(subject, document, _ROLLUP, what=what) for subject in self._about(name)))
         except BaseException:
             hashing.cancel()
-            self._cleaning.add(task := asyncio.create_task(self._forget(flying, name, nuid)))
-            task.add_done_callback(self._cleaning.discard)
+            self._cleaning.begin(self._forget(flying, name, nuid), f"forget object {name}")
             raise
         return info
 

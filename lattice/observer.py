@@ -10,6 +10,7 @@ from typing import Final, Protocol, TypeVar
 
 import structlog
 
+from lattice.background import begin
 from lattice.control import Ack
 from lattice.encoding import Encoding, encoding_of
 from lattice.errors import Code, LatticeError, MalformedMessage, RemoteError
@@ -73,7 +74,7 @@ async def observe(
 
     subscription = await transport.subscribe(inbox, on_message)
     ask(request)
-    renewing = asyncio.create_task(renew(), name="renew a lease") if lease else None
+    renewing = begin(renew(), "renew a lease") if lease else None
     try:
         yield _Arrivals(arrived)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from lattice.background import begin
 from lattice.wires import Outgoing, Wire
 
 _FRAME = 64
@@ -49,7 +50,7 @@ class Outbox:
         if not wire.congested:
             self.write()
         elif self._unblocking is None:
-            self._unblocking = self._loop.create_task(self._flush_when_writable(wire))
+            self._unblocking = begin(self._flush_when_writable(wire), "nats outbox")
 
     async def _flush_when_writable(self, wire: Wire) -> None:
         await wire.writable()

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from lattice.background import begin
 from lattice.errors import LatticeError, Overloaded
 
 log = structlog.get_logger(__name__)
@@ -58,7 +59,7 @@ class Standstill:
             log.warning("process.stood_still", seconds=round(late, 1))
             self._seconds = max(self._seconds, late)
             if self._catching_up is None:
-                self._catching_up = self._loop.create_task(self._catch_up(), name="catching up")
+                self._catching_up = begin(self._catch_up(), "catching up")
 
     async def _catch_up(self) -> None:
         try:

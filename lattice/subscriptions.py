@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from lattice.background import begin
 from lattice.errors import Unreachable
 from lattice.outbox import Outbox
 from lattice.server_errors import Violation
@@ -73,7 +74,7 @@ class Subscriptions:
             if violation.concerns(each.subject, each.queue):
                 each.refused = text
                 if each.confirmed and self._asking_again is None:
-                    self._asking_again = asyncio.create_task(self._ask_again(), name="nats subscriptions")
+                    self._asking_again = begin(self._ask_again(), "nats subscriptions")
 
     def refuse_unconfirmed(self, text: str) -> None:
         """The server takes no more of them."""

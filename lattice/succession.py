@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 
 from lattice import server_errors
+from lattice.background import begin
 from lattice.errors import Code, LatticeError, NotAuthorized, Unreachable
 from lattice.moving import Move
 from lattice.outbox import Outbox
@@ -95,7 +96,7 @@ class Succession:
 
     def keep(self) -> None:
         """From now on there is always a wire, or one is being dialled, until :meth:`end`."""
-        self._supervisor = asyncio.create_task(self._supervise(), name="nats connection")
+        self._supervisor = begin(self._supervise(), "nats connection")
 
     async def end(self, timeout: float) -> Wire | None:
         """No more wires; the present one, which is the caller's to close."""

@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from lattice.background import begin
 from lattice.errors import Code, LatticeError
 from providers.httpserver import tls
 from providers.httpserver.limits import Limits
@@ -91,9 +92,8 @@ class Endpoint:
             self._renewal.cancel()
             self._renewal = None
         if files is not None and context is not None:
-            self._renewal = self._loop.create_task(
-                _renew(context, files, self._limits.renewal), name=f"certificate of {format_address(self.address)}"
-            )
+            name = f"certificate of {format_address(self.address)}"
+            self._renewal = begin(_renew(context, files, self._limits.renewal), name)
 
     def close(self) -> None:
         """Free the port, at once. Handshakes that are under way end as they may."""

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from lattice.background import Background, begin
 from lattice.errors import Code
 from lattice.links import LinkDefinition
 from providers.handover import Predecessor
@@ -38,7 +39,7 @@ class HttpServer(Provider):
         self._listeners: dict[tuple[str, int], Listener] = {}
         self._links: dict[str, HttpLink] = {}
         """What is in effect, by actor. Settings files may have changed since it was read."""
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing = Background()
         self._room = Room(_descriptors() - OWN_DESCRIPTORS)
         # Links of several actors change at the same time; an address must not be opened twice or closed in between.
         self._change = asyncio.Lock()
@@ -46,7 +47,7 @@ class HttpServer(Provider):
 
     async def started(self) -> None:
         if self.predecessor is not None:
-            self._following = asyncio.create_task(self._follow(self.predecessor), name="follow")
+            self._following = begin(self._follow(self.predecessor), "follow")
 
     async def link_added(self, link: LinkDefinition) -> None:
         wanted = await asyncio.to_thread(read_link, link.values)
@@ -80,13 +81,8 @@ class HttpServer(Provider):
             self._following.cancel()
         if self.predecessor is not None:
             self.predecessor.close()
-        if self._closing:
-            _, late = await asyncio.wait(self._closing, timeout=STOP_TIMEOUT)
-            for task in late:
-                task.cancel()
-            if late:
-                log.warning("http.requests_abandoned", addresses=len(late))
-                await asyncio.wait(late)
+        if late := await self._closing.end(patience=STOP_TIMEOUT):
+            log.warning("http.requests_abandoned", addresses=late)
 
     async def _route(self, actor: str, link: HttpLink) -> None:
         """Lead requests to ``actor``; opens the listener if it is the first of its address."""
@@ -145,9 +141,7 @@ class HttpServer(Provider):
             del self._listeners[address]
             listener.stop_listening()
             # Requests in flight may take as long as a call; the link change does not wait for them.
-            task = asyncio.get_running_loop().create_task(_close(listener, timeout), name=f"close {address}")
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._closing.begin(_close(listener, timeout), f"close {address}")
 
 
 def _disagreement(address: str, actor: str, there: TlsFiles | None, wanted: TlsFiles | None) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from lattice.background import begin
 from lattice.inventory import ActorDescription, InstanceDescription
 from wasmhost.actors.directory import RunningActor
 from wasmhost.actors.scale import Scale
@@ -44,9 +45,9 @@ class ActorEntry:
                 await old.pool.close()
                 when_gone()
 
-        task = asyncio.create_task(leave(), name=f"old instances of {old.key}")
+        task = begin(leave(), f"old instances of {old.key}")
         self._leaving[task] = old.pool
-        task.add_done_callback(self._left)
+        task.add_done_callback(self._leaving.pop)
 
     def describe(self, *, per_set: bool) -> ActorDescription:
         """As the inventory lists it: one entry per wanted instance, or per annotation set."""
@@ -88,11 +89,6 @@ class ActorEntry:
         # in this order the callers of what is abandoned are still told
         await self.actor.pool.close()
         await self.inbound.close()
-
-    def _left(self, task: asyncio.Task[None]) -> None:
-        del self._leaving[task]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("actor.leaving_failed", actor=self.actor.key, exc_info=error)
 
 
 async def gather(work: Iterable[Awaitable[object]]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from lattice.background import Background
 from lattice.claims import ActorClaims, ClaimsRefused, check_times
 from wasmhost.actors.directory import RunningActor
 from wasmhost.actors.entry import ActorEntry
@@ -34,7 +35,7 @@ class ActorHalts:
         self._find = find
         self._lock = lock
         self._end = end
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._work = Background()
 
     def started(self, entry: ActorEntry) -> None:
         """An actor runs, under new claims maybe: from now on their end is its end."""
@@ -64,14 +65,11 @@ class ActorHalts:
             return
         entry.actor.barred = error
         work = self._halt(entry, entry.actor, problem, error, at_once)
-        task = asyncio.create_task(work, name=f"halt of {claims.subject}")
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
+        self._work.begin(work, f"halt of {claims.subject}")
 
     def close(self) -> None:
         """The host ends everything itself."""
-        for task in self._tasks:
-            task.cancel()
+        self._work.cancel()
 
     async def _halt(self, entry: ActorEntry, actor: RunningActor, problem: str, error: str, at_once: bool) -> None:
         async with self._lock(actor.key):
@@ -80,8 +78,3 @@ class ActorHalts:
             log.warning("actor.halted", actor=actor.key, name=actor.claims.name, problem=problem, reason=error)
             self._halted.note(actor.claims, reference=actor.reference, problem=problem, error=error)
             await self._end(entry, at_once)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("actor.halt_failed", exc_info=error)

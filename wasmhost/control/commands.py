@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
+from lattice.background import Background
 from lattice.clustercontrol import ChangeClusterKeys, RevokeProviderKey
 from lattice.control import LaunchActor, ScaleActor, StartProvider, StopActor, StopHost, StopProvider, UpdateActor
 from lattice.errors import Code, LatticeError, MalformedMessage
@@ -33,12 +34,6 @@ WRONG_HOST: Final = "Command received by incorrect host and could not be process
 NOT_UPDATED: Final = "Unable to perform live update"
 
 Begin = Callable[[Any], Coroutine[Any, Any, None]]
-
-
-class Spawn(Protocol):
-    """Runs work to its end, or until the host stops."""
-
-    def __call__(self, work: Coroutine[Any, Any, None], /) -> asyncio.Task[None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +60,10 @@ class Commands:
         revocations: Revocations,
         cluster: Cluster,
         stop_host: Callable[[float | None], None],
-        spawn: Spawn,
+        work: Background,
     ) -> None:
         """``cordon`` closes the host for what is new, or opens it. ``stop_host`` makes the host stop, its calls in
-        flight having so many seconds (None: as configured).
+        flight having so many seconds (None: as configured). ``work`` keeps what goes on behind an acknowledgement.
         """
         self._host_id = host_id
         self._actors = actors
@@ -78,7 +73,7 @@ class Commands:
         self._revocations = revocations
         self._cluster = cluster
         self._stop_host = stop_host
-        self._spawn = spawn
+        self._behind = work
         self._verbs: Mapping[str, Verb] = {
             "la": Verb(self._launch_actor, LaunchActor.REFUSAL),
             "sa": Verb(self._stop_actor, StopActor.REFUSAL),
@@ -113,13 +108,13 @@ class Commands:
     async def _launch_actor(self, body: Any) -> None:
         command = LaunchActor.from_dict(body)
         self._duties.commanded(command.annotations)
-        self._work(self._actors.launch(command.actor_ref, command.count, command.annotations))
+        self._carry_out(self._actors.launch(command.actor_ref, command.count, command.annotations))
 
     async def _scale_actor(self, body: Any) -> None:
         command = ScaleActor.from_dict(body)
         self._duties.commanded(command.annotations)
         self._duties.scaled(command.actor_id or command.actor_ref, command.annotations, command.count)
-        self._work(
+        self._carry_out(
             self._actors.scale(
                 command.actor_ref,
                 command.actor_id or None,
@@ -149,7 +144,7 @@ class Commands:
                     raise
                 verdict.set_result(error)
 
-        self._work(update())
+        self._carry_out(update())
         refusal = await verdict
         if refusal is not None:
             raise LatticeError(f"{NOT_UPDATED}: {refusal}", code=refusal.code) from refusal
@@ -164,7 +159,7 @@ class Commands:
             raise
         if not command.count:
             self._duties.stopped_actor(command.actor_ref, command.annotations)
-        self._work(self._actors.stop(command.actor_ref, command.count, command.annotations))
+        self._carry_out(self._actors.stop(command.actor_ref, command.count, command.annotations))
 
     async def _start_provider(self, body: Any) -> None:
         command = StartProvider.from_dict(body)
@@ -174,7 +169,7 @@ class Commands:
         if command.sealed_configuration is not None:
             sealed = command.sealed_configuration
             configuration = self._providers.unsealed(sealed, command.provider_id, command.link_name)
-        self._work(
+        self._carry_out(
             self._providers.start(
                 command.provider_ref,
                 link_name=command.link_name,
@@ -192,7 +187,7 @@ class Commands:
             raise MalformedMessage(f"{StopProvider.REFUSAL}: provider_ref {key[:60]!r} is no provider's public key")
         self._duties.stopped_provider(command.provider_ref, command.link_name)
         self._providers.check_stop(command.provider_ref, command.link_name)
-        self._work(self._providers.stop(command.provider_ref, command.link_name, drain=command.drain))
+        self._carry_out(self._providers.stop(command.provider_ref, command.link_name, drain=command.drain))
 
     async def _close(self, body: Any) -> None:
         self._cordon(True)
@@ -224,7 +219,7 @@ class Commands:
         command = StopHost.from_dict(body)
         self._stop_host(command.timeout)
 
-    def _work(self, work: Coroutine[Any, Any, object]) -> None:
+    def _carry_out(self, work: Coroutine[Any, Any, object]) -> None:
         """Carry out an acknowledged command; its failure was published by whoever did it."""
 
         async def carry_out() -> None:
@@ -232,7 +227,5 @@ class Commands:
                 await work
             except LatticeError as error:
                 log.warning("control.command_failed", reason=str(error))
-            except Exception:
-                log.exception("control.command_broke")
 
-        self._spawn(carry_out())
+        self._behind.begin(carry_out(), "control command")

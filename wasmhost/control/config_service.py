@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from lattice import document, subjects
+from lattice.background import begin
 from lattice.config_service import HostConfiguration
 from lattice.errors import LatticeError, Unreachable
 from lattice.transport import Transport
@@ -48,7 +49,7 @@ class ConfigService:
 
     def begin(self) -> None:
         """Follow the service without waiting for it here."""
-        self._following = asyncio.create_task(self.follow(), name="configuration service")
+        self._following = begin(self.follow(), "configuration service")
 
     async def close(self) -> None:
         if self._following is not None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import structlog
 
 from lattice import cloudevents, events, subjects
+from lattice.background import begin
 from lattice.errors import LatticeError
 from lattice.transport import Transport
 
@@ -51,7 +52,7 @@ class EventPublisher:
 
     def start_heartbeat(self, heartbeat: Callable[[], events.Built], interval: float = HEARTBEAT_INTERVAL) -> None:
         """Publish what ``heartbeat`` returns every ``interval`` seconds, not at once, and after each change."""
-        self._beating = asyncio.create_task(self._beat(heartbeat, interval), name="heartbeat")
+        self._beating = begin(self._beat(heartbeat, interval), "heartbeat")
 
     async def stop_heartbeat(self) -> None:
         if self._beating is not None:

@@ -7,13 +7,13 @@ events and in the inventory.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
 
 from lattice import subjects
+from lattice.background import Background
 from lattice.control import Ack, Encoding, decode_body, encode_reply, encoding_of
 from lattice.errors import Code, LatticeError, Overloaded, TooLarge
 from lattice.subscribing import subscribe_all, unsubscribe_all
@@ -71,7 +71,7 @@ class ControlServer:
         self._facts = facts
         self._publisher = publisher
         self._subscriptions: list[Subscription] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._work = Background()
         self._answers = Answers(
             facts=facts,
             providers=providers,
@@ -91,7 +91,7 @@ class ControlServer:
                 revocations=revocations,
                 cluster=cluster,
                 stop_host=stop_host,
-                spawn=self._spawn,
+                work=self._work,
             ),
         )
 
@@ -117,12 +117,7 @@ class ControlServer:
         """Take no more requests, and give up the commands that are still at work."""
         await unsubscribe_all(self._subscriptions)
         self._subscriptions.clear()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=0.5)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._work.end(patience=0.5)
 
     def _on_message(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
         if reply and not subjects.is_inbox(reply):
@@ -130,12 +125,12 @@ class ControlServer:
             return
         tokens = self._control.tokens(subject)
         encoding = encoding_of(b"" if has_raw_body(tokens) else payload, headers)
-        if len(self._tasks) >= _MOST_REQUESTS and not waits_for_nothing(tokens):
+        if len(self._work) >= _MOST_REQUESTS and not waits_for_nothing(tokens):
             refusal = Overloaded(f"this host has {_MOST_REQUESTS} control requests at work; retry later")
             if not is_gathered(tokens):
                 self._reply(reply, tokens, _refuse(refusal), encoding)
             return
-        self._spawn(self._serve(tokens, reply, headers, payload, encoding))
+        self._work.begin(self._serve(tokens, reply, headers, payload, encoding), f"control {_shown(tokens)}")
 
     async def _serve(
         self, tokens: tuple[str, ...], reply: str, headers: Headers, payload: bytes, encoding: Encoding
@@ -183,12 +178,6 @@ class ControlServer:
 
     def _publish(self, reply: str, answer: Answer, encoding: Encoding) -> None:
         self._transport.publish(reply, answer if isinstance(answer, bytes) else encode_reply(answer, encoding))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _shown(tokens: tuple[str, ...]) -> str:

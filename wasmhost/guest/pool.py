@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
+from lattice.background import Background
 from lattice.errors import Code, GuestFailed, LatticeError, Overloaded, TooLarge, Unreachable
 from wasmhost.guest import planning
 from wasmhost.guest.call import Call
@@ -59,7 +60,7 @@ class ActorPool:
         self._waiting_bytes = 0
         self._size = 0
         self._starting = 0
-        self._starts: set[asyncio.Task[None]] = set()
+        self._starts = Background()
         self._driven: set[Call] = set()
         self._quiet: list[asyncio.Future[None]] = []
         self._service_time = 0.0
@@ -272,9 +273,7 @@ class ActorPool:
             self._serve()
 
     def _start_another(self) -> None:
-        task = self._loop.create_task(self._start_for_waiting(), name=f"start an instance of {self._actor}")
-        self._starts.add(task)
-        task.add_done_callback(self._starts.discard)
+        self._starts.begin(self._start_for_waiting(), f"start an instance of {self._actor}")
         self._size += 1
         self._starting += 1
 
@@ -349,10 +348,7 @@ class ActorPool:
     async def close(self) -> None:
         """End all calls with an error and free all instances."""
         self._closed = True
-        starts = list(self._starts)
-        for task in starts:
-            task.cancel()
-        await asyncio.gather(*starts, return_exceptions=True)
+        await self._starts.end()
         self._fail_waiting(self._gone)
         for call in list(self._driven):
             call.abort(self._gone())

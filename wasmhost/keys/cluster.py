@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from lattice.antiforgery import Signer
 from lattice.authority import Authority
+from lattice.background import Background
 from lattice.errors import LatticeError
 from lattice.invocation import Entity
 from lattice.keys import KeyPair, derive
@@ -61,7 +62,7 @@ class Cluster:
         self._delegations = (
             Delegations(state, keys, lattice, generation=self._generation) if state is not None else None
         )
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._work = Background()
         self.authority = self._new_authority()
         """Whose calls are accepted now; replaced as a whole."""
 
@@ -73,13 +74,10 @@ class Cluster:
         if self._delegations is not None:
             self._delegations.on_change = self._replace_authority
             self._delegations.open()
-            self._spawn(self._announce_again())
+            self._work.begin(self._announce_again(), "announce delegations")
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._work.end()
 
     def keys_of(self, provider: str, link_name: str) -> ProviderKeys:
         """What a provider of this host signs with, and whom it believes, from now on."""
@@ -163,7 +161,7 @@ class Cluster:
         # The authority looks the generation up; what was signed with the old key is refused from now on.
         if self._delegations is not None:
             self._delegations.read_again()
-        self._spawn(self._follow())
+        self._work.begin(self._follow(), "follow the keys")
 
     async def _follow(self) -> None:
         """Have the providers here use the present keys, and tell other clusters of them first."""
@@ -178,16 +176,6 @@ class Cluster:
 
     async def _announce_all(self) -> None:
         await asyncio.gather(*(self.announce(provider, link_name) for provider, link_name in self.running()))
-
-    def _spawn(self, work: Any) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("cluster.task_failed", exc_info=error)
 
 
 async def _nothing() -> None:

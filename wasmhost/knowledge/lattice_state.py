@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from lattice import subjects
+from lattice.background import begin
 from lattice.connection import Connection
 from lattice.errors import LatticeError, NotAuthorized
 from lattice.store import Bucket, Change, Conflict, StoreUnavailable, check_key, open_bucket
@@ -68,9 +69,9 @@ class LatticeState:
             self._reason = f"{error}; until then revocations and other agreements of the hosts stay in this host"
             log.warning("lattice_state.degraded", reason=self._reason)
             self._forget_state = self._connection.on_state(self._on_state)
-            self._following = asyncio.create_task(self._recover(), name="lattice state recovery")
+            self._following = begin(self._recover(), "lattice state recovery")
             return
-        self._following = asyncio.create_task(self._follow(bucket), name="lattice state watch")
+        self._following = begin(self._follow(bucket), "lattice state watch")
         try:
             await asyncio.wait_for(self._filled.wait(), _FIRST_READ_TIMEOUT)
         except TimeoutError:

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from lattice import bundled
+from lattice.background import Background
 from lattice.errors import LatticeError, Unreachable
 from lattice.links import LinkDefinition, LinkKey
 from wasmhost.calls.holding import Holding
@@ -56,7 +57,7 @@ class Linking:
         self._holding = holding or Holding()
         self._grace = grace
         self._turns: dict[LinkKey, _Turn] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving = Background()
         metadata.on_link_set = self._on_set
         metadata.on_link_deleted = self._on_deleted
 
@@ -86,10 +87,7 @@ class Linking:
 
     async def close(self) -> None:
         """Stop waiting for calls on replaced links; other hosts, and the end of this one, tell those providers too."""
-        for task in self._leaving:
-            task.cancel()
-        if self._leaving:
-            await asyncio.wait(self._leaving)
+        await self._leaving.end()
 
     async def _prepare(self, link: LinkDefinition, present: LinkDefinition) -> bool:
         """Have the provider of ``link`` ready before it replaces ``present``; it has no veto.
@@ -134,9 +132,7 @@ class Linking:
     def _on_set(self, link: LinkDefinition, previous: LinkDefinition | None) -> None:
         self._supervisor.push_link(link)
         if previous is not None and previous.provider_id != link.provider_id:
-            task = asyncio.create_task(self._let_go(link, previous), name="link grace")
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+            self._leaving.begin(self._let_go(link, previous), "link grace")
 
     def _on_deleted(self, link: LinkDefinition) -> None:
         self._supervisor.delete_link(link)

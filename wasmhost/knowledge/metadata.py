@@ -17,6 +17,7 @@ from typing import Any, Final
 import structlog
 
 from lattice import document, events, subjects
+from lattice.background import begin
 from lattice.claims import normalise_alias
 from lattice.connection import Connection
 from lattice.errors import LatticeError, MalformedMessage, NotAuthorized
@@ -110,7 +111,7 @@ class Metadata:
             log.warning("metadata.degraded", reason=self._no_storage)
             await self._listen()
             self._forget_state = self._connection.on_state(self._on_state)
-            self._recovering = asyncio.create_task(self._recover(), name="metadata recovery")
+            self._recovering = begin(self._recover(), "metadata recovery")
             return
         self._begin_watch(bucket)
         try:
@@ -206,7 +207,7 @@ class Metadata:
 
     def _begin_watch(self, bucket: Bucket) -> None:
         self._bucket = bucket
-        self._watching = asyncio.create_task(self._watch(bucket), name="metadata watch")
+        self._watching = begin(self._watch(bucket), "metadata watch")
 
     def _on_state(self, state: State) -> None:
         """A server that comes back may have JetStream now."""

@@ -7,13 +7,13 @@ by being deleted: a bucket that was lost must not let anything run again.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 import structlog
 
 from lattice import document
+from lattice.background import Background
 from lattice.claims import ActorClaims, ClaimsRefused, Problem, ProviderClaims
 from lattice.document import Document
 from lattice.errors import LatticeError, MalformedMessage
@@ -36,7 +36,7 @@ class Revocations:
         self._entries: dict[str, Revocation] = {}
         self._state: LatticeState | None = None
         self._forget: Callable[[], None] = lambda: None
-        self._restoring: set[asyncio.Task[None]] = set()
+        self._restoring = Background()
 
     def open(self, state: LatticeState) -> None:
         """Read what was remembered, and follow the bucket of the hosts."""
@@ -49,10 +49,7 @@ class Revocations:
 
     async def close(self) -> None:
         self._forget()
-        for task in self._restoring:
-            task.cancel()
-        if self._restoring:
-            await asyncio.wait(self._restoring)
+        await self._restoring.end()
 
     def all(self) -> list[Revocation]:
         """Those in force, the ones of the settings first."""
@@ -131,9 +128,7 @@ class Revocations:
             except LatticeError as error:
                 log.warning("revocations.not_restored", key=entry.key, reason=str(error))
 
-        task = asyncio.create_task(put(), name="revocation back")
-        self._restoring.add(task)
-        task.add_done_callback(self._restoring.discard)
+        self._restoring.begin(put(), "revocation back")
 
     def _read(self) -> dict[str, Revocation]:
         if self._remembered is None or not self._remembered.exists():

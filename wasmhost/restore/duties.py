@@ -19,6 +19,7 @@ from typing import Final
 
 import structlog
 
+from lattice import background
 from lattice.errors import LatticeError, MalformedMessage
 from wasmhost.actors.registry import ActorRegistry
 from wasmhost.keys.sealing import Seal
@@ -101,8 +102,8 @@ class Duties:
             return
         self._actors.on_change = self._providers.on_change = self.changed
         self._dirty.set()  # commands may have come before this
-        self._writing = asyncio.create_task(self._keep(self._path), name="duties: write")
-        self._restoring = asyncio.create_task(self._restore(), name="duties: restore")
+        self._writing = background.begin(self._keep(self._path), "duties: write")
+        self._restoring = background.begin(self._restore(), "duties: restore")
 
     async def wait_restored(self) -> None:
         """Return when all was tried that needs no manager: who starts only what is absent waits for that."""

@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from lattice import subjects
+from lattice.background import begin
 from lattice.errors import LatticeError
 from lattice.links import LinkDefinition
 from lattice.transport import State
@@ -128,7 +129,7 @@ class SupervisedProvider:
         return "" if self._ever_up else self._predecessor
 
     def start(self) -> None:
-        self._life = asyncio.create_task(self._live(), name=f"provider {self.image.name} {self.link_name}")
+        self._life = begin(self._live(), f"provider {self.image.name} {self.link_name}")
 
     @property
     def failed_to_start(self) -> bool:
@@ -309,7 +310,7 @@ class SupervisedProvider:
             log=self._log,
         )
         self._log.info("provider.spawned", pid=process.pid, restarts=self.restarts)
-        watching = asyncio.create_task(self._watch(process), name=f"health of {image.name}")
+        watching = begin(self._watch(process), f"health of {image.name}")
         try:
             code = await process.wait()
             self._killed = code in (-signal.SIGKILL, -signal.SIGTERM)

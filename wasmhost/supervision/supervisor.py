@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from lattice import events, subjects
+from lattice.background import Background
 from lattice.claims import ClaimsError, ClaimsRefused, check_times
 from lattice.control import ProviderDescription
 from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
@@ -76,7 +77,7 @@ class ProviderSupervisor:
         self._handover_folder = _private(config.paths.shared / "handover")
         self._leaving: set[SupervisedProvider] = set()
         """Those that finish what is under way; for commands and calls they are gone."""
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._work = Background()
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a provider was taken up here, or given up."""
         self._login = ProviderLogin(config.providers, allow_anonymous=config.allow_anonymous_nats)
@@ -158,7 +159,7 @@ class ProviderSupervisor:
         self._providers[key] = provider
         self.on_change()
         self._halted.forget(*key)
-        self._spawn(self._begin(provider, present))
+        self._work.begin(self._begin(provider, present), f"start provider {provider.image.name}")
         return provider
 
     @contextlib.contextmanager
@@ -217,10 +218,7 @@ class ProviderSupervisor:
         for provider, result in zip(providers, results, strict=True):
             if isinstance(result, BaseException):
                 log.error("provider.stop_failed", provider=provider.image.name, error=repr(result))
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._work.end()
 
     def find(self, provider_id: str, link_name: str) -> SupervisedProvider | None:
         return self._providers.get((provider_id, link_name))
@@ -281,7 +279,7 @@ class ProviderSupervisor:
 
     def push_link(self, link: LinkDefinition) -> None:
         """Tell a link's provider, without waiting here."""
-        self._spawn(self._push_link(link))
+        self._work.begin(self._push_link(link), "tell of a link")
 
     async def _push_link(self, link: LinkDefinition) -> None:
         with contextlib.suppress(Unreachable):
@@ -289,13 +287,13 @@ class ProviderSupervisor:
 
     def repeat_link(self, link: LinkDefinition) -> None:
         """Tell a link's provider once more, of which it says that it does not know it; without waiting here."""
-        self._spawn(request_link(self._transport, self._config.lattice, link, SETTLE))
+        self._work.begin(request_link(self._transport, self._config.lattice, link, SETTLE), "repeat a link")
 
     def delete_link(self, link: LinkDefinition) -> None:
         """Tell all providers of that key and link name that the link is gone, without waiting here."""
         provider = self._providers.get((link.provider_id, link.link_name))
         if provider is not None:
-            self._spawn(provider.delete_link(link))
+            self._work.begin(provider.delete_link(link), "tell of a link that is gone")
         else:
             publish_removal(self._transport, self._config.lattice, link)
 
@@ -330,7 +328,7 @@ class ProviderSupervisor:
         self.on_change()
         self._expiry.forget(provider.key)
         self._halted.note(claims, reference=reference, problem=problem, error=error, link_name=provider.link_name)
-        self._spawn(provider.stop(reason=error))
+        self._work.begin(provider.stop(reason=error), f"halt of {provider.image.name}")
 
     def _environment(self, provider: SupervisedProvider, folder: Path) -> dict[str, str]:
         allowed = child_environment(os.environ, home=folder, ours=provider.image.ours)
@@ -370,16 +368,6 @@ class ProviderSupervisor:
         if not provider.image.ours and os.environ.get("RUST_LOG"):
             return None  # classic libraries read the variable only where no level is given
         return "warn" if self._config.log_level == "warning" else self._config.log_level
-
-    def _spawn(self, work: Coroutine[object, object, object]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[object]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("supervisor.task_failed", exc_info=error)
 
 
 def _private(folder: Path) -> Path | None:

@@ -20,6 +20,7 @@ import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from lattice.background import begin
 from lattice.errors import Code, LatticeError
 from providers.keyvalue.redis.address import CONNECT_TIMEOUT, Address
 
@@ -69,7 +70,7 @@ class Server:
         self._tried = asyncio.Event()
         """Set after the first attempt to connect."""
         self._closing = False
-        self._task = self._loop.create_task(self._run(), name=self.name)
+        self._task = begin(self._run(), self.name)
 
     async def ask(self, *command: Word) -> Any:
         """The server's answer: bytes, an integer, a list of them or None.

@@ -33,7 +33,7 @@ T = TypeVar("T")
 BUDGET = 20.0
 """Seconds of fuzzing; examples beyond it do nothing."""
 PROVIDER = KeyPair.from_raw(Role.SERVICE, bytes([4]) * 32).public
-BROKEN = frozenset({"control.failed", "control.command_broke", "actor.start_broke", "heartbeat.failed"})
+BROKEN = frozenset({"control.failed", "task.failed", "actor.start_broke", "heartbeat.failed"})
 """What the log says when something of ours broke."""
 
 
