@@ -64,7 +64,8 @@ class ProviderProcess:
         """
         folder = surroundings.folder / f"{image.public_key}-{link_name}"
         try:
-            make_private_folder(folder)
+            if folder.is_symlink() or not folder.is_dir():  # one that is there serves on a disk that became read-only
+                make_private_folder(folder)
         except StateError as error:
             raise LatticeError(f"its work folder cannot be made: {error}") from error
         try:
