@@ -12,7 +12,7 @@ from lattice import wire
 from lattice.contracts import logging as logging_contract
 from lattice.contracts import numbergen
 from lattice.errors import Code, LatticeError
-from wasmhost.calls.budget import Budget
+from wasmhost.calls.budget import LOG_LINE, Budget, log_budget
 from wasmhost.guest.calls import HostCall
 from wasmhost.logs import escape
 
@@ -38,9 +38,9 @@ class Builtin:
     """The built-in contracts as one actor sees them."""
 
     def __init__(self, actor: str, *, budget: Budget | None = None) -> None:
-        """``budget``: characters that the actor may log, beyond which its lines are dropped and counted."""
+        """``budget``: characters that the actor may log, and LOG_LINE for each line; beyond it lines are dropped."""
         self._actor = actor
-        self._budget = budget or Budget(per_second=256 * 1024, burst=1024 * 1024)
+        self._budget = budget or log_budget()
 
     def answer(self, call: HostCall) -> bytes:
         """The reply in the contract's encoding; raises MalformedMessage or LatticeError (unknown operation)."""
@@ -59,7 +59,7 @@ class Builtin:
     def _write_log(self, payload: bytes) -> None:
         entry = logging_contract.LogEntry.decode(payload)
         text = entry.text[:LONGEST_TEXT]
-        if not self._budget.take(len(text)):
+        if not self._budget.take(len(text) + LOG_LINE):
             return
         dropped = self._budget.refused()
         if dropped:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import math
 import os
 import platform
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 import structlog
@@ -20,6 +22,11 @@ log = structlog.get_logger(__name__)
 
 _MAGIC = b"wasmhost-compiled-1\n"
 _HASH_SIZE = hashlib.sha256().digest_size
+_UNUSED = 90 * 86_400
+"""Seconds after which an entry that nobody used is removed."""
+_UNFINISHED = 3600
+"""The same for one that was being written when its process was killed."""
+_NEW, _SUFFIX = ".new-", ".compiled"
 
 
 class CacheUnusable(LatticeError):
@@ -47,6 +54,7 @@ class CompileCache:
         self._variant = hashlib.sha256(whole.encode()).hexdigest()[:16]
         try:
             _make_private(directory)
+            _tidy(directory)
         except OSError as error:
             log.warning("compiled.nothing_kept", folder=str(directory), error=error.strerror)
             self._directory = None
@@ -54,7 +62,7 @@ class CompileCache:
     def path(self, digest: str) -> Path:
         """Where the entry of a module with this SHA-256 is or would be."""
         assert self._directory is not None
-        return self._directory / f"{digest}-{self._variant}.compiled"
+        return self._directory / f"{digest}-{self._variant}{_SUFFIX}"
 
     def load_or_compile(self, wasm: bytes, digest: str) -> wasmtime.Module:
         """The compiled module; raises wasmtime.WasmtimeError if ``wasm`` is no valid module."""
@@ -70,17 +78,24 @@ class CompileCache:
     def _load(self, digest: str) -> wasmtime.Module | None:
         path = self.path(digest)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # a pipe in its place would keep us waiting for a writer
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                found = os.fstat(descriptor)
+                if not stat.S_ISREG(found.st_mode) or not _is_ours(found):
+                    log.warning("compiled.foreign", path=str(path), next_step="remove the file")
+                    return None
+                with open(descriptor, "rb", closefd=False) as file:
+                    data = file.read()
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             return None
         except OSError as error:
             log.warning("compiled.unreadable", path=str(path), error=str(error))
             return None
-        with open(descriptor, "rb") as file:
-            if not _is_ours(os.fstat(file.fileno())):
-                log.warning("compiled.foreign", path=str(path), next_step="remove the file")
-                return None
-            data = file.read()
+        with contextlib.suppress(OSError):  # where nothing can be written nothing is removed either
+            os.utime(path)
         expected, code = data[len(_MAGIC) : len(_MAGIC) + _HASH_SIZE], data[len(_MAGIC) + _HASH_SIZE :]
         if not data.startswith(_MAGIC) or hashlib.sha256(code).digest() != expected:
             log.warning("compiled.corrupt", path=str(path))
@@ -93,8 +108,10 @@ class CompileCache:
 
     def _store(self, digest: str, code: bytes) -> None:
         # A full disk costs time at the next start, nothing else.
+        assert self._directory is not None
         try:
-            descriptor, name = tempfile.mkstemp(prefix=".new-", dir=self._directory)
+            _make_private(self._directory)  # somebody may have cleared all caches meanwhile
+            descriptor, name = tempfile.mkstemp(prefix=_NEW, dir=self._directory)
             try:
                 with open(descriptor, "wb") as file:
                     file.write(_MAGIC + hashlib.sha256(code).digest() + code)
@@ -102,7 +119,7 @@ class CompileCache:
             except BaseException:
                 os.unlink(name)
                 raise
-        except OSError as error:
+        except (OSError, CacheUnusable) as error:
             log.warning("compiled.not_kept", path=str(self.path(digest)), error=str(error))
 
 
@@ -122,3 +139,14 @@ def _make_private(directory: Path) -> None:
 
 def _is_ours(found: os.stat_result) -> bool:
     return found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o022
+
+
+def _tidy(directory: Path) -> None:
+    """Remove what nobody will use any more. Another host may do the same just now."""
+    now = time.time()
+    for name in os.listdir(directory):
+        longest = _UNFINISHED if name.startswith(_NEW) else _UNUSED if name.endswith(_SUFFIX) else math.inf
+        path = directory / name
+        with contextlib.suppress(OSError):
+            if now - path.lstat().st_mtime > longest:
+                path.unlink()

@@ -119,6 +119,43 @@ def test_an_entry_that_others_may_write_is_not_used(tmp_path: Path, engine_: was
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_in_the_place_of_an_entry_is_not_used(
+    kind: str, tmp_path: Path, engine_: wasmtime.Engine
+) -> None:
+    cache = CompileCache(tmp_path / "c", engine_, bindings.ENGINE_SETTINGS)
+    if kind == "folder":
+        cache.path(DIGEST).mkdir()
+    else:
+        os.mkfifo(cache.path(DIGEST))
+    with structlog.testing.capture_logs() as logs:
+        cache.load_or_compile(WASM, DIGEST)
+    assert logs and all(log["event"].startswith("compiled.") for log in logs)
+
+
+def test_a_directory_that_was_cleared_away_is_made_again(tmp_path: Path, engine_: wasmtime.Engine) -> None:
+    cache = CompileCache(tmp_path / "c", engine_, bindings.ENGINE_SETTINGS)
+    (tmp_path / "c").rmdir()
+    with structlog.testing.capture_logs() as logs:
+        cache.load_or_compile(WASM, DIGEST)
+    assert logs == []
+    assert stat.S_IMODE((tmp_path / "c").stat().st_mode) == 0o700
+    assert cache.path(DIGEST).is_file()
+
+
+def test_what_nobody_uses_any_more_is_removed_at_the_next_start(tmp_path: Path, engine_: wasmtime.Engine) -> None:
+    cache = CompileCache(tmp_path / "c", engine_, bindings.ENGINE_SETTINGS)
+    path, day = entry(cache), 86_400
+    unused, unfinished, being_written = (tmp_path / "c" / name for name in ("ab-cd.compiled", ".new-1", ".new-2"))
+    for other in (unused, unfinished, being_written):
+        other.write_bytes(b"")
+    for old, age in ((path, 100 * day), (unused, 100 * day), (unfinished, day)):
+        os.utime(old, (time.time() - age,) * 2)
+    cache.load_or_compile(b"no module at all", DIGEST)
+    CompileCache(tmp_path / "c", engine_, bindings.ENGINE_SETTINGS)
+    assert sorted((tmp_path / "c").iterdir()) == sorted([path, being_written])
+
+
 async def test_two_engines_share_the_directory_and_a_module_compiles_once(tmp_path: Path) -> None:
     for _ in range(2):
         engine = Engine.open(tmp_path / "c")
