@@ -26,6 +26,7 @@ from nats.aio.msg import Msg
 
 from lattice import addresses, server_errors
 from lattice import headers as header_block
+from lattice.background import begin
 from lattice.transport import MessageHandler
 from lattice.wires import Outgoing, WireLost
 
@@ -305,7 +306,7 @@ class PublicWire(_NatsWire):
 
     async def open(self, arguments: dict[str, Any]) -> None:
         await super().open(arguments)
-        self._worker = asyncio.create_task(self._run(), name="nats sender")
+        self._worker = begin(self._run(), "nats sender")
 
     @property
     def congested(self) -> bool:
@@ -328,8 +329,10 @@ class PublicWire(_NatsWire):
         self._handlers[sid] = handler
 
         async def receive(message: Msg) -> None:
+            if (current := self._handlers.get(sid)) is None:
+                return
             try:
-                self._handlers[sid](message.subject, message.reply, message.headers, message.data)
+                current(message.subject, message.reply, message.headers, message.data)
             except Exception:
                 log.exception("connection.handler_failed", subject=message.subject, bytes=len(message.data))
 
@@ -347,6 +350,7 @@ class PublicWire(_NatsWire):
             if (subscription := self._subscriptions.pop(sid, None)) is not None:
                 await self._flush()
                 await subscription.drain()
+                self._handlers.pop(sid, None)
 
         self._work.put_nowait(end)
 

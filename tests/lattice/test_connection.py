@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -163,6 +165,29 @@ async def test_unsubscribe_hands_over_what_was_sent_before(
         connection.publish(lattice, b"after")
         await connection.flush()
         assert len(seen) == 2000
+
+
+async def test_nothing_is_kept_of_a_subscription_that_has_ended(
+    nats_server: NatsServer, lattice: str, internals: bool
+) -> None:
+    async with connected(nats_server.url, internals=internals) as connection:
+
+        async def come_and_go() -> weakref.ref[MessageHandler]:
+            def handler(subject: str, reply: str, headers: Headers, payload: bytes) -> None:
+                connection.publish(reply, payload)
+
+            subscription = await connection.subscribe(f"{lattice}.passing", handler)
+            assert (await connection.request(f"{lattice}.passing", b"hello", timeout=5)).payload == b"hello"
+            await subscription.unsubscribe()
+            return weakref.ref(handler)
+
+        handler = await come_and_go()
+
+        def is_gone() -> bool:
+            gc.collect()
+            return handler() is None
+
+        await eventually(is_gone)
 
 
 async def test_a_queue_group_shares_the_messages(nats_server: NatsServer, lattice: str, internals: bool) -> None:
