@@ -320,7 +320,7 @@ class Service:
             self._say_link(reply, {"state": str(LinkState.FAILED), "reason": "not a link of this provider"})
             return
         self._links.put(link)
-        if reply and (headers or {}).get(MEANT, self._host_data.instance_id) == self._host_data.instance_id:
+        if reply and self._is_meant(headers):
             self._spawn(self._loop.create_task(self._answer_put(link.actor_id, reply)))
 
     def _on_delete(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
@@ -329,9 +329,15 @@ class Service:
         except MalformedMessage as error:
             log.warning("link.malformed", reason=str(error))
             return
+        if not self._is_meant(headers):
+            return  # another process had not heard of it, and others may have put the link again since
         self._links.delete(actor)
         if reply:
             self._spawn(self._loop.create_task(self._answer_put(actor, reply)))
+
+    def _is_meant(self, headers: Headers) -> bool:
+        """All processes of a provider in the lattice hear what hosts say of links; some of it is meant for one."""
+        return (headers or {}).get(MEANT, self._host_data.instance_id) == self._host_data.instance_id
 
     async def _answer_put(self, actor: str, reply: str) -> None:
         outcome = await self._links.outcome(actor, PUT_TIMEOUT)

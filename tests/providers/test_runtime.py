@@ -199,6 +199,18 @@ async def test_a_put_meant_for_another_process_takes_effect_unanswered(host: Hos
     assert wire.unpack_value(reply.payload) == {"state": "ready"}
 
 
+async def test_a_removal_meant_for_another_process_is_not_taken(host: HostSide, script: Path, key: str) -> None:
+    this, other = str(uuid.uuid4()), str(uuid.uuid4())
+    actor = KeyPair.generate(Role.MODULE).public
+    link = host.link(actor, key, CONTRACT, a="1")
+    sample = await host.start(script, replace(host.host_data(key, link), instance_id=this))
+    subject = subjects.linkdef_del(host.name, key, "default")
+    host.connection.publish(subject, link.encode(), headers={MEANT: other})
+    assert (await sample.health())["links"] == {actor: {"state": "ready"}}
+    host.connection.publish(subject, link.encode(), headers={MEANT: this})
+    assert (await sample.health())["links"] == {}
+
+
 async def test_a_put_with_a_reply_subject_tells_how_it_ended(host: HostSide, sample: ProviderProcess, key: str) -> None:
     actor = KeyPair.generate(Role.MODULE).public
     failed = await sample.put(host.link(actor, key, CONTRACT, reason="printer on fire"))

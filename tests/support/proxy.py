@@ -46,6 +46,15 @@ class Proxy:
         """Serve new connections again; those that fell silent stay so, as what they lost cannot be made up for."""
         self._silent = False
 
+    def cut(self) -> None:
+        """End every connection; new ones are served as before."""
+
+        async def end() -> None:
+            for task in list(self._tasks):
+                task.cancel()
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result(5)
+
     async def _listen(self) -> None:
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = self._loop.create_task(self._serve(reader, writer))

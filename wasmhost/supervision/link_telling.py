@@ -8,7 +8,7 @@ a put on the heels of a removal may overtake it and be lost. Source: wasmCloud/w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
 import structlog
@@ -45,6 +45,12 @@ class LinkTeller(Protocol):
     async def repeat(self) -> None:
         """Tell once more of what changed since the process began to start: others may have answered for it."""
 
+    async def make_up_for(self, links: Iterable[LinkDefinition], reported: Collection[str]) -> None:
+        """Tell again, while it answers, what it did not hear, its connection having been away for example.
+
+        ``links`` are those that it should know, ``reported`` the actors of which it says that they are linked.
+        """
+
     def close(self) -> None:
         """The process is gone: give up what is being told."""
 
@@ -61,12 +67,41 @@ class OwnLinks:
         self._lattice = lattice
         self._at_start = {link.actor_id: link for link in known}
         self._timeout = timeout
+        self._unanswered: set[str] = set()
+        """Actors of whose link the last put brought no answer."""
+        self._removed: dict[str, LinkDefinition] = {}
+        """By actor, the links that it was told are gone, until it is known to have heard that."""
 
     async def put(self, link: LinkDefinition) -> LinkStatus | None:
-        return await request_link(self._transport, self._lattice, link, self._timeout, meant=self._instance_id)
+        self._removed.pop(link.actor_id, None)
+        status = await request_link(self._transport, self._lattice, link, self._timeout, meant=self._instance_id)
+        if status is None:
+            self._unanswered.add(link.actor_id)
+        else:
+            self._unanswered.discard(link.actor_id)
+        return status
 
     async def delete(self, link: LinkDefinition) -> None:
+        self._unanswered.discard(link.actor_id)
+        self._removed[link.actor_id] = link
         publish_removal(self._transport, self._lattice, link)
+
+    async def make_up_for(self, links: Iterable[LinkDefinition], reported: Collection[str]) -> None:
+        wanted = {link.actor_id: link for link in links}
+        for actor, link in list(self._removed.items()):
+            if actor in reported and actor not in wanted:
+                publish_removal(self._transport, self._lattice, link, meant=self._instance_id)
+            else:
+                del self._removed[actor]
+        # Once is enough, as it answers just now: a link that is slow to fail must not be tried again and again.
+        unanswered, self._unanswered = self._unanswered, set()
+        await asyncio.gather(*(self._tell_again(wanted[actor]) for actor in unanswered if actor in wanted))
+
+    async def _tell_again(self, link: LinkDefinition) -> None:
+        try:
+            await ask_link(self._transport, self._lattice, link, SETTLE, meant=self._instance_id)
+        except Unreachable:
+            self._unanswered.add(link.actor_id)
 
     async def catch_up(self, links: Iterable[LinkDefinition]) -> dict[str, LinkStatus | None]:
         wanted = {link.actor_id: link for link in links}
@@ -97,6 +132,8 @@ class ClassicLinks:
         """What it was told last, as far as that was delivered."""
         self._told: dict[str, LinkDefinition] = {}
         """By actor, the links of which it was told since it began to start, also that they are gone."""
+        self._missed: dict[str, LinkDefinition] = {}
+        """By actor, the links whose last message nobody heard."""
         self._turns: dict[str, asyncio.Lock] = {}
         self._telling: set[asyncio.Task[Any]] = set()
 
@@ -154,6 +191,13 @@ class ClassicLinks:
             else:
                 await self._take_away(self._told[actor_id])
 
+    async def make_up_for(self, links: Iterable[LinkDefinition], reported: Collection[str]) -> None:
+        wanted = {link.actor_id: link for link in links}
+        missed, self._missed = self._missed, {}
+        await asyncio.gather(
+            *(self.put(wanted[actor]) if actor in wanted else self.delete(link) for actor, link in missed.items())
+        )
+
     async def catch_up(self, links: Iterable[LinkDefinition]) -> dict[str, LinkStatus | None]:
         wanted = {link.actor_id: link for link in links}
         gone = [link for actor, link in self._known.items() if actor not in wanted]
@@ -182,8 +226,14 @@ class ClassicLinks:
         try:
             reply = await self._transport.request(subject, link.encode(), timeout=SETTLE)
         except Unreachable as error:
-            return error.code is Code.TIMED_OUT, b""
-        return True, reply.payload
+            if error.code is not Code.TIMED_OUT:
+                self._missed[link.actor_id] = link
+                return False, b""
+            answer = b""
+        else:
+            answer = reply.payload
+        self._missed.pop(link.actor_id, None)
+        return True, answer
 
 
 async def request_link(
@@ -217,10 +267,10 @@ async def ask_link(
         return None
 
 
-def publish_removal(transport: Transport, lattice: str, link: LinkDefinition) -> None:
-    """Tell all providers of that key and link name that a link is gone; never raises."""
+def publish_removal(transport: Transport, lattice: str, link: LinkDefinition, *, meant: str = "") -> None:
+    """Tell all providers of that key and link name that a link is gone, or the one of an instance ID; never raises."""
     subject = subjects.linkdef_del(lattice, link.provider_id, link.link_name)
     try:
-        transport.publish(subject, link.encode())
+        transport.publish(subject, link.encode(), headers={MEANT: meant} if meant else None)
     except LatticeError as error:
         log.warning("link.delete_not_sent", provider=link.provider_id, actor=link.actor_id, reason=str(error))

@@ -425,9 +425,11 @@ class SupervisedProvider:
         if not self._answered:
             self._answered = True
             await self._catch_up()  # perhaps it was not as silent as it was slow, and heard nothing so far
+        links = self._around.links_of(*self.key)
         if health.links is not None:
-            known = {link.actor_id for link in self._around.links_of(self.image.public_key, self.link_name)}
-            self.links = {actor: health.links.get(actor, LinkStatus(Condition.STARTING)) for actor in known}
+            self.links = {
+                link.actor_id: health.links.get(link.actor_id, LinkStatus(Condition.STARTING)) for link in links
+            }
         states = {link.state for link in self.links.values()}
         self.error = health.failure
         if not health.failure:
@@ -437,6 +439,8 @@ class SupervisedProvider:
         else:
             self.condition = Condition.DEGRADED
         self._publish_health(health.failure)
+        if self._teller is not None:
+            await self._teller.make_up_for(links, health.links or ())
         return True
 
     def _excuse(self, silence: Silence) -> str:

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -22,16 +23,17 @@ from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.rpc import RpcClient
 from lattice.store import open_bucket
-from tests.support.nats import free_port
-from tests.wasmhost.control.room import Room, opened
+from tests.support.nats import NatsServer, free_port
+from tests.support.proxy import Proxy
+from tests.wasmhost.control.room import TIMING, Room, opened
 from tests.wasmhost.control.waiting import alive, until
-from wasmhost.configuration.config import HostConfig
+from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.supervision.health import Condition
 from wasmhost.supervision.provider_image import ProviderImage, ProviderImages
 
 HTTP = bundled.find("bundled:httpserver")
 STORE = bundled.find("bundled:keyvalue")
-ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public
+ACTOR, OTHER = (KeyPair.from_raw(Role.MODULE, bytes([seed]) * 32).public for seed in (3, 4))
 
 
 def image_of(name: str, *command: str, contract: str = "test:contract", seed: int = 9) -> ProviderImage:
@@ -190,6 +192,34 @@ async def test_a_call_in_flight_to_a_killed_provider_fails_at_once_with_the_reas
     with pytest.raises(Unreachable, match="killed by SIGKILL") as caught:
         await asyncio.wait_for(call, 5)
     assert caught.value.code == "no_responders"
+
+
+async def test_what_a_provider_did_not_hear_of_its_links_is_told_again(
+    config: HostConfig, client: Connection, nats_server: NatsServer
+) -> None:
+    with Proxy(nats_server.port) as way:
+        quick = replace(TIMING, link_timeout=0.5, hung_after=20.0)
+        config = replace(config, providers=NatsEndpoint(url=way.url))
+        async with opened(config, client, timing=quick) as room:
+            old, new, dropped = free_port(), free_port(), free_port()
+            leaving = replace(http_link(dropped), actor_id=OTHER)
+            await room.linking.put(http_link(old))
+            await room.linking.put(leaving)
+            await room.started("bundled:httpserver")
+            await until(lambda: listens(old) and listens(dropped))
+            way.fall_silent()
+            await room.linking.put(http_link(new))
+            await room.linking.delete(leaving.key)
+            way.forward_new()
+            way.cut()  # the provider connects anew, and heard nothing
+            await until(lambda: listens(new) and not listens(old) and not listens(dropped), timeout=20)
+            await until(lambda: room.described(HTTP.public_key).state == "ready")
+            assert room.described(HTTP.public_key).restarts == 0
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def test_a_hung_provider_is_restarted(room: Room) -> None:
