@@ -23,10 +23,12 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.protocol.parser import AWAITING_MSG_PAYLOAD
 
 from lattice import addresses, server_errors
 from lattice import headers as header_block
 from lattice.background import begin
+from lattice.reading import BatchParser
 from lattice.transport import MessageHandler
 from lattice.wires import Outgoing, WireLost
 
@@ -186,20 +188,29 @@ class DirectClient(SecureClient):
         self._tell_error = on_error
         self._tell_loss = on_loss
         self._slice_end = 0.0
+        self._ps: Any = BatchParser(self._ps, self, in_payload=AWAITING_MSG_PAYLOAD)
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+    def deliver(self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> bool:
+        """See :meth:`lattice.reading.Receiver.deliver`."""
         # A sign of life like a pong, which may wait behind megabytes that a slow link still carries.
         self._pings_outstanding = 0
         handler = self.handlers.get(sid)
         if handler is None:
-            return
+            return False
         try:
-            handler(subject.decode(), reply.decode(), header_block.parse(headers) if headers else None, data)
+            handler(subject.decode(), reply.decode(), header_block.parse(headers) if headers else None, payload)
         except Exception:
-            log.exception("connection.handler_failed", subject=subject, bytes=len(data))
-        if monotonic() > self._slice_end:
-            await asyncio.sleep(0)
-            self._slice_end = monotonic() + _SLICE
+            log.exception("connection.handler_failed", subject=subject, bytes=len(payload))
+        return monotonic() > self._slice_end
+
+    async def yield_turn(self) -> None:
+        """See :meth:`lattice.reading.Receiver.yield_turn`."""
+        await asyncio.sleep(0)
+        self._slice_end = monotonic() + _SLICE
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        if self.deliver(sid, subject, reply, data, headers):
+            await self.yield_turn()
 
     async def _process_err(self, err_msg: str) -> None:
         text = err_msg.removeprefix("'").removesuffix("'")

@@ -8,13 +8,13 @@ order. Nothing here knows a particular contract.
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import sys
 from typing import Final, NoReturn
 
 import structlog
 
+from lattice import collector
 from lattice.antiforgery import Signer
 from lattice.chunks import Chunks
 from lattice.connection import DEFAULT_INBOX_PREFIX, ConnectOptions, connect
@@ -117,8 +117,7 @@ async def serve(provider: Provider, host_data: HostData, host_input: HostInput |
             if provider.hands_over() and host_data.handover_folder:
                 offer = Offer.open(host_data, key, provider.listening)
             await service.open()
-            gc.collect()
-            gc.freeze()  # what lives now lives for ever; collections need not look at it
+            collector.settle()
             log.info("provider.ready", contract=provider.contract_id, link_name=host_data.link_name)
             await stop.wait()
         finally:

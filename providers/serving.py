@@ -16,6 +16,7 @@ from lattice.antiforgery import Signer
 from lattice.authority import Authority
 from lattice.chunks import EXTRA_TIME, LARGEST, Chunks, Digest
 from lattice.contracts.forms import Form
+from lattice.deadlines import Deadlines
 from lattice.errors import Code, LatticeError, MalformedMessage, NotLinked, Overloaded, TooLarge, Unreachable
 from lattice.hostdata import HostData
 from lattice.invocation import Invocation, InvocationResponse
@@ -77,6 +78,7 @@ class Service:
         self._timeout = host_data.rpc_timeout
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
+        self._deadlines = Deadlines()
         self._complaints = Sampled()
         self._traces = log.is_enabled_for(logging.DEBUG)
         self._ready = False
@@ -255,7 +257,7 @@ class Service:
         begun, outcome, size = self._loop.time(), "ok", None
         try:
             try:
-                async with asyncio.timeout_at(call.deadline):
+                with self._deadlines.at(call.deadline):
                     msg = await self._handlers[call.operation].answer(call, payload)
                 if payload and self._provider.spoken_in_cbor:
                     self._forms[call.actor] = call.form

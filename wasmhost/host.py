@@ -6,7 +6,6 @@ Nothing else constructs these parts, and no part looks for another one by itself
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Self
 
 import structlog
 
-from lattice import events, subjects
+from lattice import collector, events, subjects
 from lattice.chunks import Chunks
 from lattice.claims import ActorClaims, ProviderClaims
 from lattice.connection import Connection, connect
@@ -116,8 +115,7 @@ class Host:
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Return when ``stop`` is set or a control command stopped the host."""
-        gc.collect()
-        gc.freeze()  # what lives now lives as long as the process; collections need not look at it
+        collector.settle()
         waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(self._stopping.wait())]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from lattice.deadlines import Deadline, Deadlines
 from lattice.errors import Code, GuestFailed, LatticeError, Unreachable
 from wasmhost.guest.calls import CallContext
 from wasmhost.guest.driving import STRAY_TICK, Driver
@@ -16,6 +17,7 @@ class Lender(Protocol):
     """Where a call gets its instance from and returns it to."""
 
     driver: Driver
+    deadlines: Deadlines
     time: Callable[[], float]
     """The clock of deadlines."""
 
@@ -71,7 +73,7 @@ class Call:
         self._ended = begun
         self._instance: Instance | None = None
         self._turn: asyncio.Future[None] | None = None
-        self._scope: asyncio.Timeout | None = None
+        self._scope: Deadline | None = None
         self._abort: LatticeError | None = None
         self._response = b""
         self._error: LatticeError | None = None
@@ -104,7 +106,7 @@ class Call:
         """Drive the call to its end. Await once, only if not done; cancelling throws the instance away."""
         self._pool.driven(self, by_task=True)
         try:
-            async with asyncio.timeout_at(0 if self._abort else self.deadline) as self._scope:
+            with self._pool.deadlines.at(0 if self._abort else self.deadline) as self._scope:
                 if not self.done and self._instance is None:
                     self._turn = asyncio.get_running_loop().create_future()
                     await self._turn
@@ -162,8 +164,8 @@ class Call:
     def abort(self, error: LatticeError) -> None:
         """End a call that somebody awaits or begins to await, at the next turn of the loop."""
         self._abort = error
-        if self._scope is not None and not self._scope.expired():
-            self._scope.reschedule(0)
+        if self._scope is not None:
+            asyncio.get_running_loop().call_soon(self._scope.expire)
 
     def _conclude(self, instance: Instance) -> None:
         try:

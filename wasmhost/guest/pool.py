@@ -9,6 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from lattice.background import Background
+from lattice.deadlines import Deadlines
 from lattice.errors import Code, GuestFailed, LatticeError, Overloaded, TooLarge, Unreachable
 from wasmhost.guest import planning
 from wasmhost.guest.call import Call
@@ -73,6 +74,7 @@ class ActorPool:
         self._serving = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
+        self.deadlines = Deadlines()
         self.time: Callable[[], float] = self._loop.time
         """The clock of deadlines."""
         self.api_version = 0
