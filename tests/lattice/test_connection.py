@@ -596,18 +596,18 @@ async def test_a_flood_leaves_the_loop_responsive(nats_server: NatsServer, latti
     async with connected(nats_server.url) as sender, connected(nats_server.url) as receiver:
 
         def work(subject: str, reply: str, headers: Headers, payload: bytes) -> None:
-            end = time.perf_counter() + 0.0002
-            while time.perf_counter() < end:
+            end = time.thread_time() + 0.0002
+            while time.thread_time() < end:
                 pass
 
         await receiver.subscribe(lattice, work)
         for _ in range(5000):
             sender.publish(lattice, b"x" * 100)
-        longest = 0.0
+        longest = 0.0  # of processor time: on a busy machine others come between
         for _ in range(200):
-            before = time.perf_counter()
+            before = time.thread_time()
             await asyncio.sleep(0)
-            longest = max(longest, time.perf_counter() - before)
+            longest = max(longest, time.thread_time() - before)
         assert longest < 0.1
 
 
