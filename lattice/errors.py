@@ -119,7 +119,7 @@ class RemoteError(LatticeError):
 
     code = Code.PROVIDER_ERROR
 
-    @property
-    def confidential(self) -> bool:  # type: ignore[override]
-        """With these codes, or without any, the words may be those of an actor, or about data."""
-        return self.code in _ABOUT_DATA
+    def __init__(self, message: str, *, code: Code | None = None) -> None:
+        super().__init__(message, code=code)
+        # With these codes, or without any, the words may be those of an actor, or about data.
+        self.confidential = self.code in _ABOUT_DATA

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lattice.errors import Code, LatticeError
 from wasmhost.guest.calls import Limits
@@ -77,7 +78,8 @@ NAMES = tuple(_BY_NAME)
 
 def changed(limits: Limits, numbers: Mapping[str, int]) -> Limits:
     """``limits`` with some of them replaced. Raises LimitError with everything that is wrong."""
-    problems, values = [], {}
+    problems: list[str] = []
+    values: dict[str, Any] = {}
     for name, number in numbers.items():
         limit = _BY_NAME.get(name)
         if limit is None:
@@ -90,7 +92,7 @@ def changed(limits: Limits, numbers: Mapping[str, int]) -> Limits:
             values[limit.field] = limit.value(number)
     if problems:
         raise LimitError("; ".join(problems))
-    new: Limits = replace(limits, **values)  # type: ignore[arg-type]
+    new: Limits = replace(limits, **values)
     return replace(new, retain_memory=min(new.retain_memory, new.memory))
 
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import structlog
 import wasmtime
 
 from wasmhost.guest import bridge
@@ -26,6 +27,8 @@ from wasmhost.guest.driving import Driver, no_thread_left
 from wasmhost.guest.instance import MAX_TABLE_ELEMENTS, MAX_TABLES, GuestLog, Instance, MailboxFull
 from wasmhost.guest.module import Module, Parts
 from wasmhost.guest.ticker import INTERVAL, Ticker
+
+log = structlog.get_logger()
 
 _MOST_THREADS = 4096
 """More guests than this do not run at a time. Threads start when they are needed; waiting ones are reused."""
@@ -241,6 +244,7 @@ class ThreadInstance(Instance):
         except (wasmtime.Trap, wasmtime.WasmtimeError, MailboxFull) as error:
             self._failure = str(error)
         except BaseException as error:  # nothing may end the thread while somebody waits for it
+            log.exception("guest.broke")
             self._failure = f"internal error: {error!r}"
         with self._still:
             closing = self._closing  # from here on nobody else frees it, as long as it counts as running

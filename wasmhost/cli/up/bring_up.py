@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from lattice.addresses import shown
+from lattice.background import begin
 from lattice.errors import Code, LatticeError, Unreachable
 from lattice.links import LinkDefinition
 from lattice.login import TlsFiles
@@ -187,7 +188,7 @@ class _Up:
             await self._unless_stopped(self._bring_up(job))
             for further in self._further:
                 again = partial(self._in_time, partial(self._deploy, job))  # give one that came back what it had
-                keeping = asyncio.create_task(further.keep(again), name=f"host {further.name}")
+                keeping = begin(further.keep(again), f"host {further.name}")
                 parts.push_async_callback(_end, keeping)
             await running
             if not self._stop.is_set() and self._failure is None:
@@ -205,7 +206,7 @@ class _Up:
         self._server = server
         self._progress.own_server = True
         self._progress.step(f"NATS server: {server.url}, open to every user of this machine")
-        watching = asyncio.create_task(keep_server(server, self._progress, self._fail), name="nats server")
+        watching = begin(keep_server(server, self._progress, self._fail), "nats server")
         parts.push_async_callback(_end, watching)
         return server.url
 

@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import structlog
+
 from lattice.client import ControlClient
 from lattice.control import HostPing
-from lattice.errors import Unreachable
+from lattice.errors import LatticeError, Unreachable
 from lattice.keys import Role
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.problems import Problem, timed_out
@@ -25,6 +27,8 @@ from wasmhost.private_files import make_private_folder
 from wasmhost.processes.own_program import own_command
 from wasmhost.processes.process import ChildProcess, describe_exit
 from wasmhost.state import locate, read_or_make_key
+
+log = structlog.get_logger(__name__)
 
 READY_TIMEOUT = 30.0
 LOOK_INTERVAL = 0.1
@@ -117,8 +121,10 @@ class FurtherHost:
             await asyncio.sleep(next(pauses, RESTART_PAUSES[-1]))
             try:
                 await bring_up()  # which waits until it is ready
-            except Exception as error:
+            except (Problem, LatticeError, OSError) as error:
                 self._progress.step(f"Host {self.name}: {error}")
+            except Exception:
+                log.exception("up.host_broke", host=self.name)  # a host that is there is worth more than none
 
     async def stop(self) -> None:
         """Have it drain and end; by force when that takes too long. Repeating it does no harm."""

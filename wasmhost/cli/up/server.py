@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from lattice.errors import LatticeError
 from wasmhost.cli.up.progress import Progress
 from wasmhost.processes.nats_server import NatsServer
 
@@ -32,7 +33,7 @@ async def keep(server: NatsServer, progress: Progress, give_up: Callable[[str], 
             await asyncio.sleep(pause)
             try:
                 await server.restart()
-            except Exception as error:
+            except (LatticeError, OSError) as error:
                 progress.step(f"{error}")
                 continue
             progress.step(f"NATS server: {server.url}")
