@@ -105,7 +105,10 @@ class Feed:
         await self._end()
 
     async def initial(self) -> AsyncIterator[Item]:
-        """The last message of every key at the moment when the feed began (and maybe later ones)."""
+        """The last message of every key at the moment when the feed began (and maybe later ones).
+
+        A key that is overwritten before it was sent may be left out: it is then the first thing of what follows.
+        """
         left = self._initial
         while left > 0:
             item = await self._next(until_idle=True)

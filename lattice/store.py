@@ -132,12 +132,28 @@ class Bucket:
 
     async def keys(self, prefix: str = "") -> list[str]:
         """The keys that have a value and begin with ``prefix``, in the order of their last change."""
-        found: list[str] = []
+        found: dict[str, bool] = {}
         async with self._feed(headers_only=True) as feed:
-            async for change in feed.initial():
-                if not change.deleted and change.key.startswith(prefix):
-                    found.append(change.key)
-        return found
+            async for item in feed.initial():
+                found[item.key] = not item.deleted
+        for key in await self._subjects():
+            if key not in found:  # overwritten while the others were read
+                found[key] = await self.get(key) is not None
+        return [key for key, present in found.items() if present and key.startswith(prefix)]
+
+    async def _subjects(self) -> list[str]:
+        """The keys that have a value or a mark of deletion."""
+        found: list[str] = []
+        while True:
+            question = {"subjects_filter": f"{self._prefix}>", "offset": len(found)}
+            info = await self._jetstream.ask(f"STREAM.INFO.{self._stream}", question)
+            state = info.get("state")
+            subjects = state.get("subjects") if isinstance(state, dict) else None
+            if not isinstance(subjects, dict) or not subjects:
+                return found
+            found += [subject.removeprefix(self._prefix) for subject in subjects]
+            if len(found) >= int(info.get("total", 0)):
+                return found
 
     async def watch(
         self,
@@ -180,8 +196,9 @@ class Bucket:
                             if was_known or not item.deleted:
                                 yield Change(item.key, None if item.deleted else item.value, item.revision)
                     for key in [key for key in known if key not in seen]:
-                        # Vanished without a mark: the stream was purged or made anew.
-                        yield Change(key, None, known.pop(key) + 1)
+                        # Vanished without a mark, as the stream was purged or made anew; or written just now.
+                        if not await self._holds(key):
+                            yield Change(key, None, known.pop(key) + 1)
                     if not told:
                         told = True
                         yield None
@@ -210,6 +227,15 @@ class Bucket:
                 raise Stale(str(error)) from error
             raise
         return str(info.get("created", ""))
+
+    async def _holds(self, key: str) -> bool:
+        """Whether the stream has anything about a key. Raises Stale as a feed does."""
+        try:
+            return (await self._last(key))[2] > 0
+        except LatticeError as error:
+            if error.code is Code.DISCONNECTED:
+                raise Stale(str(error)) from error
+            raise
 
     async def ensure(self) -> None:
         """Find the stream, or make it. Raises as :func:`open_bucket` does."""

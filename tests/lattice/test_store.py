@@ -15,6 +15,7 @@ from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
 from lattice.store import Bucket, Change, Conflict, Entry, StoreUnavailable, open_bucket
 from lattice.transport import State
 from tests.support.nats import NatsServer
+from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
 
 FAST = Limits(retry_min=0.02, retry_max=0.2)
@@ -260,6 +261,40 @@ async def test_a_watch_survives_restarts_and_tells_what_changed_meanwhile(tmp_pa
         await connection.close()
     finally:
         server.stop()
+
+
+async def test_what_is_written_while_a_watch_reads_again_does_not_show_as_deleted(
+    connection: Connection, bucket: Bucket, nats_server: NatsServer
+) -> None:
+    """An entry that is overwritten before it was read comes late, as its key is at the end of the stream then."""
+    keys = [f"k{number}" for number in range(400)]
+    await asyncio.gather(*(bucket.put(key, b"before") for key in keys))
+    writing = True
+
+    async def overwrite(offset: int) -> None:
+        turn = offset
+        while writing:
+            some = [keys[(turn * 37 + step * 11) % 400] for step in range(20)]
+            await asyncio.gather(*(bucket.put(key, b"after") for key in some), bucket.put(f"new{turn}", b"x"))
+            turn += 2
+
+    with Proxy(nats_server.port) as proxy:
+        far = await connect(ConnectOptions(url=proxy.url, name="watching", limits=FAST))
+        watched = Watched(await open_bucket(far, bucket.name))
+        await eventually(lambda: None in watched.seen)
+        writers = [asyncio.create_task(overwrite(offset)) for offset in range(2)]
+        for turn in range(4):
+            await asyncio.to_thread(proxy.cut)
+            await eventually(lambda turn=turn: far.state is State.CONNECTED and proxy.connections > turn + 1)
+            revision = await bucket.put("mark", b"%d" % turn)
+            await eventually(lambda revision=revision: any(c and c.revision >= revision for c in watched.seen[-300:]))
+            listed = await bucket.keys("k")
+            assert sorted(listed) == sorted(keys)
+        writing = False
+        await asyncio.gather(*writers)
+        assert [change for change in watched.seen if change is not None and change.value is None] == []
+        await watched.stop()
+        await far.close()
 
 
 async def test_a_bucket_lost_with_its_storage_is_made_again(tmp_path: Path) -> None:
