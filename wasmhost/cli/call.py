@@ -39,7 +39,7 @@ CALL_TIMEOUT = 10.0
 @click.argument("operation")
 @click.argument("argument", nargs=-1, metavar="[JSON]...")
 @click.option("-d", "--data", type=click.Path(path_type=Path, allow_dash=True), help="File with the JSON; - is stdin.")
-@click.option("-c", "--cluster-seed", metavar="SEED", help="Seed of the cluster, or its file (default: this user's).")
+@click.option("-c", "--cluster-seed", metavar="FILE", help="File with its seed, or that (default: this user's).")
 @click.option("--classic", is_flag=True, help="Sign with the cluster seed itself, which hosts of other makers ask for.")
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the bytes of the answer there.")
 @click.option("--raw", is_flag=True, help="Write the bytes of the answer to standard output.")

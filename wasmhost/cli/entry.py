@@ -5,17 +5,23 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 
 import click
 
-from wasmhost import __version__
+from wasmhost import __version__, logs
 from wasmhost.cli import problems
 from wasmhost.cli.app import App, output_option
 from wasmhost.cli.exit_codes import ExitCode
 
 DEBUG_VARIABLE = "WASMHOST_DEBUG"
+SEED_TYPED = (
+    "Warning: a seed on the command line is seen by every user of this machine until the command has begun, and kept "
+    "by the shell. Name a file with the seed instead."
+)
+_MAY_HOLD_SECRETS = re.compile("S[A-Z][A-Z2-7]{56}|://.*@")
 
 
 class Group(click.Group):
@@ -193,9 +199,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Every failure has been shown when this returns."""
     app = App()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    seed_typed = any(_MAY_HOLD_SECRETS.search(text) for text in given) and _wipe(given)
+    try:
+        return _run(app, given)
+    finally:
+        if seed_typed:
+            app.output.say(SEED_TYPED)
+
+
+def _wipe(arguments: Sequence[str]) -> bool:
+    from wasmhost.keys.secret_wiping import wipe_arguments
+
+    return wipe_arguments(arguments)
+
+
+def _run(app: App, arguments: Sequence[str]) -> int:
     try:
         result = cli.main(
-            args=list(sys.argv[1:] if arguments is None else arguments),
+            args=list(arguments),
             prog_name="wasmhost",
             standalone_mode=False,
             obj=app,
@@ -228,7 +250,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(app: App, problem: problems.Problem) -> int:
-    app.output.problem(str(problem), problem.hint, problem.exit_code)
+    app.output.problem(logs.hide(str(problem)), logs.hide(problem.hint), problem.exit_code)
     return problem.exit_code
 
 

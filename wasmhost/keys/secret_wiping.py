@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 
 import structlog
 
@@ -20,6 +21,26 @@ log = structlog.get_logger(__name__)
 _ARGUMENTS_START, _ARGUMENTS_END, _ENVIRONMENT_START, _ENVIRONMENT_END = range(47, 51)
 _SHORTEST = 16
 """Characters; what is shorter could stand anywhere by chance."""
+
+
+_SEED = re.compile(r"(?<![A-Z0-9])S[ACMNOUVX][A-Z2-7]{56}(?![A-Z0-9])")
+_LOGIN = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]+(?=@)")
+
+
+def wipe_arguments(arguments: Iterable[str]) -> bool:
+    """Overwrite every seed, and every user with a password in an address, that this process was started with.
+
+    True where there was a seed, which should have been a file: until now everybody could see it, and a shell's history
+    still has it.
+    """
+    seeds = {found for text in arguments for found in _SEED.findall(text)}
+    logins = {found for text in arguments for found in _LOGIN.findall(text)}
+    if seeds or logins:
+        try:
+            _overwrite(*_areas()[0], [secret.encode(errors="surrogateescape") for secret in seeds | logins])
+        except (OSError, ValueError, IndexError) as error:
+            log.debug("secrets.not_wiped", reason=str(error))
+    return bool(seeds)
 
 
 def wipe_settings(given: Mapping[str, object]) -> None:
