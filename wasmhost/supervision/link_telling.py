@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 import structlog
 
 from lattice import subjects
-from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
+from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, Unreachable
 from lattice.links import MEANT, LinkDefinition
 from lattice.transport import Transport
 from wasmhost.calls.holding import Holding
@@ -207,7 +207,10 @@ class ClassicLinks:
 
     async def _tell(self, link: LinkDefinition) -> LinkStatus:
         subject = subjects.linkdef_put(self._lattice, link.provider_id, link.link_name)
-        delivered, answer = await self._send(subject, link)
+        try:
+            delivered, answer = await self._send(subject, link)
+        except NotAuthorized as error:
+            return LinkStatus(Condition.FAILED, str(error))
         if delivered:
             self._known[link.actor_id] = link
         try:
@@ -216,7 +219,10 @@ class ClassicLinks:
             return LinkStatus(Condition.READY)
 
     async def _take_away(self, link: LinkDefinition) -> None:
-        delivered, _ = await self._send(subjects.linkdef_del(self._lattice, link.provider_id, link.link_name), link)
+        try:
+            delivered, _ = await self._send(subjects.linkdef_del(self._lattice, link.provider_id, link.link_name), link)
+        except NotAuthorized:
+            return  # of this host, which the connection has told
         if delivered:
             self._known.pop(link.actor_id, None)
 
@@ -262,6 +268,8 @@ async def ask_link(
         if error.code is Code.NO_RESPONDERS:
             raise
         return None
+    except NotAuthorized as error:  # this host may not tell the provider
+        return LinkStatus(Condition.FAILED, str(error))
     except MalformedMessage as error:
         log.warning("link.answer_malformed", provider=link.provider_id, error=str(error))
         return None

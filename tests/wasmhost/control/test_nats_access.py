@@ -17,6 +17,7 @@ from lattice import bundled
 from lattice.connection import Connection, ConnectOptions, Limits, connect
 from lattice.errors import LatticeError, NotAuthorized
 from lattice.keys import KeyPair, Role
+from lattice.links import LinkDefinition
 from lattice.login import TlsFiles
 from lattice.server_errors import LOGGED_PER_WINDOW, Violation
 from lattice.transport import State
@@ -30,6 +31,7 @@ from tests.wasmhost.control.room import TIMING, opened
 from tests.wasmhost.control.waiting import EventLog, until
 from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host
+from wasmhost.supervision.health import Condition
 from wasmhost.supervision.provider_login import ProviderLogin
 
 FAST = Limits(retry_min=0.02, retry_max=0.2, confirm_timeout=5.0, drain_timeout=2.0)
@@ -187,6 +189,33 @@ async def test_a_provider_is_not_ended_because_it_may_no_longer_be_asked(
             no_health.reload(denying(ANYTHING))
             await until(lambda: not provider.error)
             assert provider.pid == pid
+    finally:
+        await transport.close()
+
+
+async def test_a_link_that_a_host_may_not_tell_shows_as_failed_and_ends_no_provider(
+    config: HostConfig, no_health: NatsServer
+) -> None:
+    no_health.reload(denying("wasmbus.rpc.*.*.*.linkdefs.put"))
+    endpoint = NatsEndpoint(url=f"nats://host:pw@127.0.0.1:{no_health.port}")
+    transport = await connect(ConnectOptions(url=endpoint.url))
+    actor = KeyPair.generate(Role.MODULE).public
+    store = bundled.find("bundled:keyvalue-memory")
+    link = LinkDefinition(actor_id=actor, provider_id=store.public_key, contract_id=store.contract_id)
+    try:
+        async with opened(replace(config, providers=endpoint), transport) as room:
+            provider = await room.supervisor.start(store.reference)
+            with capture_logs() as logs:
+                await until(lambda: provider.pid is not None)
+                await room.linking.put(link)  # before it is up: it is told when it is
+                await until(lambda: provider.running)
+                pid = provider.pid
+                status = await provider.put_link(link)
+                assert status is not None
+                assert (status.state, "does not permit" in status.reason) == (Condition.FAILED, True)
+                await until(lambda: provider.condition is Condition.READY)
+            assert provider.pid == pid
+            assert not [entry for entry in logs if entry["event"] in ("task.failed", "provider.watch_failed")]
     finally:
         await transport.close()
 
