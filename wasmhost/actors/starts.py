@@ -1,4 +1,4 @@
-"""The starts under way: a command that stops an actor may come on the heels of the one that starts it."""
+"""The starts under way: a command that stops an actor or provider may come on the heels of the one that starts it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Start:
     """One command that starts instances."""
 
     key: str = ""
-    """Of the actor, as soon as it is known: an image has to be read first."""
+    """What is started, as soon as that is known: an image has to be read first."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 

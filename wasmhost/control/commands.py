@@ -185,6 +185,7 @@ class Commands:
         key = command.provider_ref
         if not is_key(key, Role.SERVICE):
             raise MalformedMessage(f"{StopProvider.REFUSAL}: provider_ref {key[:60]!r} is no provider's public key")
+        await self._providers.wait_started(key, command.link_name)
         self._duties.stopped_provider(command.provider_ref, command.link_name)
         self._providers.check_stop(command.provider_ref, command.link_name)
         self._carry_out(self._providers.stop(command.provider_ref, command.link_name, drain=command.drain))

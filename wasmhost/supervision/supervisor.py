@@ -19,6 +19,7 @@ from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
 from lattice.hostdata import HostData, NatsExtras
 from lattice.links import LinkDefinition
 from lattice.transport import Transport
+from wasmhost.actors.starts import Starts
 from wasmhost.calls.holding import Holding
 from wasmhost.configuration.config import HostConfig
 from wasmhost.keys.cluster import Cluster
@@ -42,6 +43,8 @@ log = structlog.get_logger(__name__)
 
 ALREADY_RUNNING: Final = "Provider with that link name is already running on this host"
 NOT_RUNNING_UNDER_LINK: Final = "provider with that link name is not running"
+_START_PATIENCE: Final = 1.5
+"""Seconds that a command waits for a start that may be of its provider: clients wait 2 s for their answer."""
 
 
 class ProviderSupervisor:
@@ -75,6 +78,7 @@ class ProviderSupervisor:
         self._images = images or ProviderImages(config)
         self._providers: dict[tuple[str, str], SupervisedProvider] = {}
         self._handover_folder = _private(config.paths.shared / "handover")
+        self._starts = Starts()
         self._leaving: set[SupervisedProvider] = set()
         """Those that finish what is under way; for commands and calls they are gone."""
         self._work = Background()
@@ -132,22 +136,24 @@ class ProviderSupervisor:
         Raises LatticeError, and publishes ``provider_start_failed``, when it cannot even be tried. A provider that
         has failed so far is replaced; one that is up is a conflict.
         """
-        with self._telling_failure(reference, link_name):
-            subjects.validate_link_name(link_name)
-            image = await self._images.load(reference)
-            key = image.public_key, link_name
-            if provider_id and image.public_key != provider_id:
-                raise LatticeError(
-                    f"{reference} holds provider {image.public_key}, not {provider_id}", code=Code.CONFLICT
-                )
-            present = self._providers.get(key)
-            if present is not None and not present.failed_to_start:
-                raise LatticeError(ALREADY_RUNNING, code=Code.CONFLICT)
-            await self._gate.permit_provider(image.claims, link_name)
-            present = self._providers.get(key)
-            if present is not None and not present.failed_to_start:
-                raise LatticeError(ALREADY_RUNNING, code=Code.CONFLICT)
-            self._gate.revocations.check(image.claims)  # it may have been revoked meanwhile
+        async with self._starts.begin(provider_id) as begun:
+            with self._telling_failure(reference, link_name):
+                subjects.validate_link_name(link_name)
+                image = await self._images.load(reference)
+                key = image.public_key, link_name
+                begun.key = image.public_key
+                if provider_id and image.public_key != provider_id:
+                    raise LatticeError(
+                        f"{reference} holds provider {image.public_key}, not {provider_id}", code=Code.CONFLICT
+                    )
+                present = self._providers.get(key)
+                if present is not None and not present.failed_to_start:
+                    raise LatticeError(ALREADY_RUNNING, code=Code.CONFLICT)
+                await self._gate.permit_provider(image.claims, link_name)
+                present = self._providers.get(key)
+                if present is not None and not present.failed_to_start:
+                    raise LatticeError(ALREADY_RUNNING, code=Code.CONFLICT)
+                self._gate.revocations.check(image.claims)  # it may have been revoked meanwhile
         provider = SupervisedProvider(
             image,
             link_name=link_name,
@@ -195,6 +201,11 @@ class ProviderSupervisor:
             await provider.stop(drain=drain)
         finally:
             self._leaving.discard(provider)
+
+    async def wait_started(self, provider_id: str, link_name: str) -> None:
+        """Return when a start that may be of this provider is over, or soon: it is acknowledged before it is known."""
+        key = provider_id, link_name
+        await self._starts.wait_for(provider_id, lambda: key in self._providers, _START_PATIENCE)
 
     async def renew_keys(self) -> None:
         """Have every provider use the keys that it should have now; those that cannot learn them are started anew."""

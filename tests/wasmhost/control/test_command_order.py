@@ -17,6 +17,8 @@ from lattice.invocation import Entity
 from lattice.keys import KeyPair, Role
 from lattice.rpc import RpcClient
 from tests.support.actors import ACCOUNT, ECHO, signed, write
+from tests.support.archives import SERVICE, pack
+from tests.support.foreign import classic
 from tests.wasmhost.control.waiting import EventLog, until
 from wasmhost.actors.starts import Starts
 from wasmhost.configuration.config import HostConfig
@@ -25,6 +27,7 @@ from wasmhost.state import Keyring
 
 MODULE = KeyPair.from_raw(Role.MODULE, bytes([45]) * 32)
 ACTOR = MODULE.public
+PROVIDER = SERVICE.public
 
 
 @pytest.fixture
@@ -64,6 +67,20 @@ async def test_a_stop_is_understood_from_the_acknowledgement_of_the_start_on(
             stopped = await events.wait("actors_stopped", public_key=ACTOR)
             assert (stopped.data["count"], stopped.data["remaining"]) == (2, 0)
             assert host.actors.counts() == {}
+
+
+async def test_a_provider_that_is_told_to_stop_while_it_is_being_started_does_not_run_on(
+    trusting: HostConfig, client: Connection, tmp_path: Path
+) -> None:
+    async with Host(trusting) as host:
+        control = ControlClient(client, trusting.lattice)
+        events = await EventLog.open(client, trusting.lattice)
+        reference = pack(tmp_path, classic() + b"\n#" * 4_000_000)  # reading it takes a moment
+        for count in (1, 2):
+            await control.start_provider(host.host_id, reference)
+            await control.stop_provider(host.host_id, PROVIDER)
+            await events.wait("provider_stopped", public_key=PROVIDER, count=count)
+            assert list(host.providers) == []
 
 
 async def test_a_stop_is_understood_from_the_first_answer_of_the_actor_on(
