@@ -7,8 +7,10 @@ from typing import Any
 
 from lattice.control import Inventory
 from lattice.inventory import HaltedDescription
+from wasmhost.cli import identify
 from wasmhost.cli.claims import day
 from wasmhost.cli.exit_codes import ExitCode
+from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import Output, shorten
 from wasmhost.cli.problems import Problem
 from wasmhost.cli.session import Session
@@ -46,12 +48,34 @@ def show_halted(output: Output, inventories: Sequence[Inventory], *, letter: str
                 output.text(f"{each.state}: {name} ({shorten(each.id, 13)}) on {inventory.friendly_name}: {each.error}")
 
 
+_NEXT = {
+    "expired": "once it is signed again, start it with `wasmhost start actor`",
+    "revoked": "`wasmhost claims revoked` lists what is; once that is taken back, start it again",
+}
+
+
 async def why_halted(session: Session, text: str) -> Problem | None:
-    """Why the actor that ``text`` means, by key, beginning of it, name or image, runs nowhere; None if not halted."""
-    for inventory in await session.inventories():
-        for each in inventory.halted:
-            if not each.link_name and (each.id.startswith(text) or text in (each.name, each.image_ref)):
-                hint = "" if each.state == "denied" else "once it is signed again, start it with `wasmhost start actor`"
-                message = f"host {inventory.friendly_name} has stopped that actor: {each.error}"
-                return Problem(message, exit_code=ExitCode.NOT_AUTHORISED, hint=hint)
-    return None
+    """Why the actor that ``text`` means, however it is named, runs nowhere; None if no host has halted it."""
+    inventories = await session.inventories()
+    halted = {
+        each.id: (each, inventory.friendly_name)
+        for inventory in inventories
+        for each in inventory.halted
+        if not each.link_name
+    }
+    if not halted:
+        return None
+    aliases = {entry.get("sub", ""): entry.get("call_alias", "") for entry in await session.client.claims()}
+    known = [
+        Candidate(key=key, name=each.name, alias=aliases.get(key, ""), references=frozenset({each.image_ref}))
+        for key, (each, _) in halted.items()
+    ]
+    try:
+        each, host = halted[identify.resolve(text, known, what="actor", look="wasmhost get actors").key]
+    except Problem:
+        return None
+    return Problem(
+        f"host {host} has stopped that actor: {each.error}",
+        exit_code=ExitCode.NOT_AUTHORISED,
+        hint=_NEXT.get(each.state, ""),
+    )

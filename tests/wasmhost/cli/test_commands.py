@@ -370,6 +370,20 @@ def test_a_lattice_without_hosts_and_an_address_without_server_are_unreachable(w
     assert json.loads(nowhere.err)["exit_code"] == 6
 
 
+def test_an_actor_that_was_revoked_is_told_as_such_however_it_is_named(
+    host: str, wasmhost: Wasmhost, clean: None
+) -> None:
+    key = wasmhost("start", "actor", str(ECHO), "-o", "json").json["actor_id"]
+    wasmhost("claims", "revoke", "echo", "--reason", "leaks requests")
+    try:
+        for text in ("echo", "wasmhost/echo", key[:8], key, ECHO.name):
+            refused = wasmhost("call", text, "Actor.HealthRequest", code=8).err
+            assert "has stopped that actor" in refused and "leaks requests" in refused, text
+            assert "Next: `wasmhost claims revoked`" in refused
+    finally:
+        wasmhost("claims", "unrevoke", key)
+
+
 def test_what_the_nats_server_does_not_permit_is_one_line_and_one_next_step(tmp_path: Path) -> None:
     server = NatsServer(
         tmp_path / "nats",
