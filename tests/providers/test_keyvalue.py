@@ -97,7 +97,21 @@ async def test_counters_count_in_both_directions_and_refuse_overflow(backend: Ba
     await store.set("c", "5000000000")
     with pytest.raises(RemoteError, match="32-bit range; the key was not changed"):
         await store.increment("c", 0)
-    for text in ("seven", "", " 1", "1_0", "007", "-0", "1.5"):
+    for text in (
+        "seven",
+        "",
+        " 1",
+        "1_0",
+        "007",
+        "-0",
+        "1.5",
+        "inf",
+        "nan",
+        "9e9",
+        "0x7fffffff",
+        "03000000000",
+        "9" * 30,
+    ):
         await store.set("c", text)
         with pytest.raises(RemoteError, match=backend.not_an_integer):
             await store.increment("c")

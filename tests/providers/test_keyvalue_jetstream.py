@@ -10,7 +10,7 @@ import pytest
 
 from lattice import bundled, wire
 from lattice.contracts import keyvalue as kv
-from lattice.errors import LatticeError, RemoteError
+from lattice.errors import Code, LatticeError, RemoteError
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.store import open_bucket
@@ -38,6 +38,14 @@ async def store(host: HostSide, actor: str) -> Store:
 async def test_a_key_that_fits_no_subject_is_refused(store: Store) -> None:
     with pytest.raises(RemoteError, match="too long"):
         await store.increment("x" * 2049)
+
+
+async def test_a_value_above_what_the_server_takes_is_refused_by_the_name_of_its_key(store: Store) -> None:
+    await store.set("k", "before")
+    with pytest.raises(RemoteError, match="key 'k' would hold 1200010 bytes") as refused:
+        await store.set("k", "x" * 1_200_000)
+    assert refused.value.code == Code.TOO_LARGE and "$KV" not in str(refused.value)
+    assert await store.get("k") == "before"
 
 
 async def test_another_kind_of_value_is_refused_by_name(store: Store) -> None:

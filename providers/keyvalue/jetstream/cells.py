@@ -19,9 +19,10 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from lattice.errors import Code, LatticeError
+from lattice.errors import Code, LatticeError, TooLarge
 from lattice.store import Bucket, Conflict
 from providers.keyvalue.jetstream import keys
+from providers.keyvalue.store import shown
 from providers.keyvalue.values import Change, Stored, Value
 from providers.keyvalue.valuestore import ValueStore
 
@@ -34,6 +35,12 @@ MOST_REMEMBERED: Final = 4096
 """Keys whose last written value is remembered, and the largest such value in bytes."""
 
 Result = TypeVar("Result")
+
+
+class ValueTooLarge(TooLarge):
+    """A bucket holds what a key holds in one message, lists and sets, too. Nothing was stored."""
+
+    confidential = True
 
 
 @dataclass(slots=True, eq=False)
@@ -140,10 +147,16 @@ class Cells(ValueStore):
             await self._bucket.delete(stored_key, revision=revision)
             return
         data = after.encode()
-        if revision:
-            revision = await self._bucket.update(stored_key, data, revision)
-        else:
-            revision = await self._bucket.create(stored_key, data)
+        try:
+            if revision:
+                revision = await self._bucket.update(stored_key, data, revision)
+            else:
+                revision = await self._bucket.create(stored_key, data)
+        except TooLarge as error:
+            raise ValueTooLarge(
+                f"key {shown(keys.decode(stored_key))} would hold {len(data)} bytes, more than the NATS server takes "
+                "in one message; the key was not changed"
+            ) from error
         if len(data) <= MOST_REMEMBERED:
             self._written[stored_key] = after, revision
             if len(self._written) > MOST_REMEMBERED:

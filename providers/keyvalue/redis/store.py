@@ -42,8 +42,10 @@ class _Script:
 _INCREMENT: Final = _Script(f"""
 local held = redis.pcall('GET', KEYS[1])
 if type(held) == 'table' then return held end
-local total = (tonumber(held or '0') or 0) + tonumber(ARGV[1])
-if total > {I32_MAX} or total < {I32_MIN} then return false end
+if not held or (#held <= 20 and string.find(held, '^%-?[1-9]%d*$')) then
+  local total = tonumber(held or '0') + tonumber(ARGV[1])
+  if total > {I32_MAX} or total < {I32_MIN} then return false end
+end
 return redis.pcall('INCRBY', KEYS[1], ARGV[1])
 """)
 """Answers nil, and stores nothing, beyond 32 bits. A text that is no integer is INCRBY's to refuse."""
