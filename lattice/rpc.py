@@ -209,16 +209,21 @@ def reply_bytes(response: InvocationResponse, *, limit: int = MAX_MSG) -> bytes:
     return response.encode()
 
 
-async def store_answer(chunks: Chunks, response: InvocationResponse, operation: str) -> InvocationResponse:
-    """Store a large ``msg`` for the caller; the response to send then, or the error that tells what went wrong."""
-    size, what = len(response.msg), f"the answer to {operation}"
+async def store_answer(
+    chunks: Chunks, response: InvocationResponse, operation: str, *, within: float = EXTRA_TIME
+) -> InvocationResponse:
+    """Store a large ``msg`` for the caller; the response to send then, or the error that tells what went wrong.
+
+    ``within``: seconds that the caller goes on waiting; what took longer nobody would fetch, and is removed again.
+    """
+    size, what, within = len(response.msg), f"the answer to {operation}", min(within, EXTRA_TIME)
     error: LatticeError
     try:
-        async with asyncio.timeout(EXTRA_TIME):
+        async with asyncio.timeout(within):
             await chunks.send(answer_name(response.invocation_id), response.msg, what=what)
         return replace(response, msg=b"", content_length=size)
     except TimeoutError:
-        error = Unreachable(f"{what}, {size} bytes, could not be stored within {EXTRA_TIME:g} s")
+        error = Unreachable(f"{what}, {size} bytes, could not be stored within {max(0.0, within):.3g} s")
     except TooLarge as problem:
         error = LatticeError(str(problem), code=Code.REPLY_TOO_LARGE)
     except LatticeError as problem:

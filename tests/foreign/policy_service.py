@@ -2,7 +2,8 @@
 
 ``policy_service.py URL TOPIC``. It permits what no rule denies. Its owner talks to it on ``TOPIC.owner`` in JSON:
 ``{"mode": …}`` how it answers from now on, ``{"deny": [text, …]}`` what is denied (any question that has the text in
-it), ``{"asked": true}`` what it was asked since the last time. It prints ``ready`` when it listens.
+it), ``{"asked": true}`` what it was asked since the last time, ``{"release": true}`` that what it keeps waiting in mode
+``hold`` is answered. It prints ``ready`` when it listens.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ async def main(url: str, topic: str) -> None:
     connection = await nats.connect(url)
     asked: list[dict] = []
     rules = {"mode": "answer", "deny": []}
+    held: list[tuple] = []
 
     async def decide(message) -> None:
         question = json.loads(message.data)
@@ -37,6 +39,8 @@ async def main(url: str, topic: str) -> None:
                 await message.respond(json.dumps({**answer, "requestId": "another"}).encode())
             case "empty":
                 await message.respond(b"{}")
+            case "hold":
+                held.append((message, answer))
             case "late":
                 asyncio.get_running_loop().call_later(
                     1.0, lambda: asyncio.ensure_future(message.respond(json.dumps(answer).encode()))
@@ -47,6 +51,12 @@ async def main(url: str, topic: str) -> None:
         if "asked" in order:
             await message.respond(json.dumps(asked).encode())
             asked.clear()
+            return
+        if "release" in order:
+            for waiting, answer in held:
+                await waiting.respond(json.dumps(answer).encode())
+            held.clear()
+            await message.respond(b"{}")
             return
         rules.update(order)
         await message.respond(b"{}")

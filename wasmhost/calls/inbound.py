@@ -8,6 +8,7 @@ gets a task.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -135,14 +136,14 @@ class Inbound:
             elif (call := self._begin_permitted(self._policy, invocation, headers, reply)) is None:
                 return
             if call.done:
-                self._succeed(reply, invocation, call, call.result())
+                self._succeed(reply, invocation, call, call.result(), self._until(headers))
                 return
         except Exception as exc:
             if self._spies.active and invocation is not None and invocation.chunked:
                 self._mirror(invocation, b"")  # refused unread
             self._fail(reply, invocation, exc, call)
             return
-        self._spawn(self._finish(call, reply, invocation))
+        self._spawn(self._finish(call, reply, invocation, self._until(headers)))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -172,12 +173,14 @@ class Inbound:
         deadline = self._loop.time() + self._allowed(headers, len(invocation.msg))
         self._admission.admit(invocation, self._actor)
         if not policy.decided(invocation.origin, self._actor):
-            self._spawn(self._ask_and_run(policy, invocation, deadline, reply))
+            self._spawn(self._ask_and_run(policy, invocation, deadline, self._until(headers), reply))
             return None
         context = CallContext(deadline=deadline, invocation_id=invocation.id)
         return self._actor.pool.begin(invocation.operation, invocation.msg, context)
 
-    async def _ask_and_run(self, policy: CallPolicy, invocation: Invocation, deadline: float, reply: str) -> None:
+    async def _ask_and_run(
+        self, policy: CallPolicy, invocation: Invocation, deadline: float, until: float, reply: str
+    ) -> None:
         try:
             await self._ask(policy, invocation, deadline)
             actor = self._actor  # maybe an update of the one that the call was let in for
@@ -187,7 +190,7 @@ class Inbound:
         except Exception as exc:
             self._fail(reply, invocation, exc)
         else:
-            await self._finish(call, reply, invocation)
+            await self._finish(call, reply, invocation, until)
 
     async def _ask(self, policy: CallPolicy, invocation: Invocation, deadline: float) -> None:
         try:
@@ -212,6 +215,10 @@ class Inbound:
             raise refusal  # under overload most calls end here
         return allowed
 
+    def _until(self, headers: Headers) -> float:
+        """The ``loop.time()`` at which the caller of a message that came just now gives up; infinite if not told."""
+        return self._loop.time() + remaining(headers, math.inf)
+
     def _begin_chunked(self, invocation: Invocation, headers: Headers, reply: str) -> Coroutine[Any, Any, None]:
         """Everything that can refuse a call before its argument is fetched; the rest of the call."""
         length = invocation.content_length or 0
@@ -225,10 +232,10 @@ class Inbound:
             raise Overloaded(f"large requests to the actor {self._actor.key} hold {self._fetched} bytes already")
         digest = self._admission.admit_chunked(invocation, self._actor)
         self._fetched += length
-        return self._run_chunked(invocation, length, digest, deadline, reply)
+        return self._run_chunked(invocation, length, digest, deadline, reply, until=self._until(headers))
 
     async def _run_chunked(
-        self, invocation: Invocation, length: int, digest: Digest, deadline: float, reply: str
+        self, invocation: Invocation, length: int, digest: Digest, deadline: float, reply: str, *, until: float
     ) -> None:
         arrived, msg = time.time_ns() // 1000, b""
         try:
@@ -252,30 +259,36 @@ class Inbound:
                 self._mirror(invocation, b"", arrived)
             self._fail(reply, invocation, exc)
         else:
-            await self._finish(call, reply, invocation)
+            await self._finish(call, reply, invocation, until)
         finally:
             self._fetched -= length
 
-    async def _finish(self, call: GuestCall, reply: str, invocation: Invocation) -> None:
+    async def _finish(self, call: GuestCall, reply: str, invocation: Invocation, until: float) -> None:
         try:
-            self._succeed(reply, invocation, call, call.result() if call.done else await call.wait())
+            msg = call.result() if call.done else await call.wait()
+            self._succeed(reply, invocation, call, msg, until)
         except Exception as exc:
             self._fail(reply, invocation, exc, call)
 
-    def _succeed(self, reply: str, invocation: Invocation, call: GuestCall, msg: bytes) -> None:
+    def _succeed(self, reply: str, invocation: Invocation, call: GuestCall, msg: bytes, until: float) -> None:
+        """``until``: when the caller gives up, as :meth:`_until` tells it."""
         if self._spies.active:
             self._spies.reply(self._actor.key, call=invocation.id, msg=msg)
         if self._chunks.is_large(len(msg)):
-            self._spawn(self._succeed_large(reply, invocation, call, msg))
+            self._spawn(self._succeed_large(reply, invocation, call, msg, until))
             return
         self._note_success(invocation, call, msg)
         respond(self._transport, reply, InvocationResponse(msg=msg, invocation_id=invocation.id))
 
-    async def _succeed_large(self, reply: str, invocation: Invocation, call: GuestCall, msg: bytes) -> None:
+    async def _succeed_large(
+        self, reply: str, invocation: Invocation, call: GuestCall, msg: bytes, until: float
+    ) -> None:
         response = InvocationResponse(msg=msg, invocation_id=invocation.id)
         try:
             if reply:
-                response = await store_answer(self._chunks, response, invocation.operation)
+                response = await store_answer(
+                    self._chunks, response, invocation.operation, within=until - self._loop.time()
+                )
         except Exception as exc:
             self._fail(reply, invocation, exc, call)
         else:

@@ -255,7 +255,7 @@ class Outbound:
     async def _call_locally(
         self, target: RunningActor, origin: Entity, call: HostCall, context: CallContext, allowed: float
     ) -> bytes:
-        guest, reply, error = None, None, None
+        guest, reply, error, deadline = None, None, None, self._loop.time() + allowed
         try:
             if context.depth >= DEEPEST_LOCAL_CALL:
                 raise LatticeError(
@@ -264,11 +264,11 @@ class Outbound:
                 )
             self._admission.require_current(target)
             if self._policy is not None and not self._policy.decided(origin, target):
-                async with asyncio.timeout(allowed):
+                async with asyncio.timeout_at(deadline):
                     await self._policy.permit(origin, target)
-            inner = CallContext(
-                deadline=self._loop.time() + allowed, invocation_id=context.invocation_id, depth=context.depth + 1
-            )
+                target = self._directory.get(target.key) or target  # maybe an update of it meanwhile
+                self._admission.require_current(target)
+            inner = CallContext(deadline=deadline, invocation_id=context.invocation_id, depth=context.depth + 1)
             guest = target.pool.begin(call.operation, call.payload, inner)
             reply = guest.result() if guest.done else await guest.wait()
         except Exception as exc:

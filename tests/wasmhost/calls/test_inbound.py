@@ -323,6 +323,24 @@ async def test_an_answer_above_the_actors_limit_is_not_the_callers_mistake(
         assert caught.value.code is Code.REPLY_TOO_LARGE
 
 
+async def test_an_answer_whose_caller_gives_up_is_not_left_in_the_store(path: DataPath) -> None:
+    actor = await path.launch(
+        actors.module(
+            """(func (export "__guest_call") (param i32 i32) (result i32)
+            (call $response (i32.const 0) (i32.const 16000000))
+            (i32.const 1))""",
+            pages=400,
+        )
+    )
+    assert len(await path.call_large(actor, b"")) == 16_000_000  # the next one finds all memory there
+    answer = await path.invoke(path.sign(actor), allow=0.015)
+    assert answer.code == Code.TIMED_OUT, answer
+    await eventually(lambda: not path.registry.active_calls)
+    async with asyncio.timeout(5):
+        while await path.in_store():  # noqa: ASYNC110 a server is asked
+            await asyncio.sleep(0.01)
+
+
 async def test_a_chunked_call_is_executed_once_however_often_it_is_sent(path: DataPath) -> None:
     actor = await path.launch(actors.COUNTING)
     sound = await stored(path, actor, b"x" * 1_000_000)

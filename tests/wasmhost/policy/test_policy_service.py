@@ -303,3 +303,26 @@ async def test_an_update_is_asked_for_and_a_denied_one_leaves_the_old_revision(
             await host.actors.scale(first, module.public, 3)
         assert host.actors.counts() == {module.public: 1}
         await host.actors.scale(first, module.public, 0)  # stopping needs nobody's leave
+
+
+async def test_a_call_that_waits_for_leave_meets_the_revision_that_runs_then(
+    host: Host, service: PolicyService, client: Connection, tmp_path: Path
+) -> None:
+    module = KeyPair.generate(Role.MODULE)
+    first = actors.write(tmp_path, actors.signed(actors.REFUSING, module=module, revision=1), "1.wasm")
+    second = actors.write(tmp_path, actors.signed(actors.ECHO, module=module, revision=2), "2.wasm")
+    source, caller = write(tmp_path, actors.caller(namespace=module.public, operation="Test.Call"))
+    await host.actors.launch(source)
+    with pytest.raises(RemoteError):  # there is nobody to call yet, but from now on this much is permitted
+        await call(host, client, caller)
+    await host.actors.launch(first)
+    await service.asked(client)
+    await service.order(client, mode="hold")
+    answer = asyncio.create_task(call(host, client, caller))
+    async with asyncio.timeout(5):
+        while not await service.asked(client):  # noqa: ASYNC110 a process is asked
+            await asyncio.sleep(0.01)
+    await service.order(client, mode="answer")
+    await host.actors.update(second)
+    await service.order(client, release=True)
+    assert await answer == b"x"
