@@ -102,7 +102,6 @@ class Commands:
         named = body.get("host_id") if isinstance(body, Mapping) else None
         if isinstance(named, str) and named and named != self._host_id:
             raise LatticeError(known.wrong_host.format(named[:60]), code=Code.INVALID)
-        log.info("control.command", verb=verb)
         await known.begin(body)
 
     async def _launch_actor(self, body: Any) -> None:

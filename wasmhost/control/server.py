@@ -19,6 +19,7 @@ from lattice.errors import Code, LatticeError, Overloaded, TooLarge
 from lattice.subscribing import subscribe_all, unsubscribe_all
 from lattice.transport import Headers, Subscription, Transport
 from wasmhost.actors.registry import ActorRegistry
+from wasmhost.control import audit
 from wasmhost.control.answers import Answer, Answers, has_raw_body, ignores_body, is_gathered, waits_for_nothing
 from wasmhost.control.commands import Commands
 from wasmhost.control.config_store import ConfigStore
@@ -136,10 +137,13 @@ class ControlServer:
         self, tokens: tuple[str, ...], reply: str, headers: Headers, payload: bytes, encoding: Encoding
     ) -> None:
         answer: Answer
+        body: Any = None
+        refusal: LatticeError | None = None
         try:
             if len(payload) > MOST_BYTES:
                 raise TooLarge(f"{self._answers.name_of(tokens)}: {len(payload)} bytes, at most {MOST_BYTES} are read")
-            answer = await self._answers.answer(tokens, self._body(tokens, payload, headers))
+            body = self._body(tokens, payload, headers)
+            answer = await self._answers.answer(tokens, body)
         except Exception as caught:
             error = caught
             if isinstance(error, LatticeError):
@@ -147,7 +151,10 @@ class ControlServer:
             else:
                 log.exception("control.failed", subject=_shown(tokens))
                 error = LatticeError("internal error in the host; its log says more")
+            refusal = error
             answer = None if is_gathered(tokens) else _refuse(error)
+        if audit.changes(tokens):
+            audit.record(tokens, body, reply=reply, headers=headers, refusal=refusal)
         if answer is not None:
             self._reply(reply, tokens, answer, encoding)
 
