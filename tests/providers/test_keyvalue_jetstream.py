@@ -42,7 +42,7 @@ async def test_a_key_that_fits_no_subject_is_refused(store: Store) -> None:
 
 async def test_a_value_above_what_the_server_takes_is_refused_by_the_name_of_its_key(store: Store) -> None:
     await store.set("k", "before")
-    with pytest.raises(RemoteError, match="key 'k' would hold 1200010 bytes") as refused:
+    with pytest.raises(RemoteError, match="key 'k' would hold 1200011 bytes") as refused:
         await store.set("k", "x" * 1_200_000)
     assert refused.value.code == Code.TOO_LARGE and "$KV" not in str(refused.value)
     assert await store.get("k") == "before"
