@@ -12,8 +12,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-import time
-from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
@@ -22,9 +20,9 @@ from lattice import subjects
 from lattice.background import Background
 from lattice.connection import Connection
 from lattice.errors import Code, LatticeError, MalformedMessage, TooLarge, Unreachable
-from lattice.feed import Feed, Stale
+from lattice.feed import Feed, Stale, seconds
 from lattice.jetstream import StoreUnavailable
-from lattice.objects import ObjectBucket, ObjectInfo, WrongObject, seconds
+from lattice.objects import ObjectBucket, ObjectInfo, WrongObject
 
 log = structlog.get_logger(__name__)
 
@@ -59,13 +57,11 @@ class Digest(Protocol):
 class Chunks:
     """The large payloads of one lattice, on one connection."""
 
-    def __init__(
-        self, connection: Connection, lattice: str, *, domain: str = "", clock: Callable[[], float] = time.time
-    ) -> None:
-        """``domain``: the JetStream domain; ``clock`` tells Unix time in seconds."""
+    def __init__(self, connection: Connection, lattice: str, *, domain: str = "", unclaimed: float = MAX_AGE) -> None:
+        """``domain``: the JetStream domain; ``unclaimed``: seconds after which nobody comes for a payload any more."""
         self._connection = connection
         self._bucket = ObjectBucket(connection, subjects.validate_lattice(lattice), domain=domain, max_age=MAX_AGE)
-        self._clock = clock
+        self._unclaimed = unclaimed
         self._reading = asyncio.Semaphore(_READING)
         self._work = Background()
         self._next_sweep = 0.0
@@ -168,29 +164,33 @@ class Chunks:
                 log.info("chunks.swept", bucket=self._bucket.name, objects=swept)
 
     async def sweep(self) -> int:
-        """Remove payloads that nobody came for within :data:`MAX_AGE`; says how many.
+        """Remove payloads that nobody came for in time; says how many. Only the server's clock counts, for both ends.
 
         Only what is stored under the id of an invocation, and chunks that belong to no object: a bucket of this name
         may hold other things of its user.
         """
         await self._bucket.ensure()
-        known, old, certain = await self._look()
+        known, old, now = await self._look()
         for info in old[:_MOST_SWEPT]:
             await self._bucket.delete(info)
-        # A document that cannot be read may be that of any chunk.
-        lost = await self._chunks_without_object(known) if certain else []
+        lost = await self._chunks_without_object(known, now) if now is not None else []
         for subject in lost[:_MOST_SWEPT]:
             await self._bucket.purge(subject)
         return len(old) + len(lost)
 
-    async def _look(self) -> tuple[set[str], list[ObjectInfo], bool]:
-        """The chunks that belong to objects, those objects that are leftovers, and whether every one could be read."""
+    async def _look(self) -> tuple[set[str], list[ObjectInfo], float | None]:
+        """The chunks that belong to objects, those objects that are leftovers, and the server's time.
+
+        No time where not every document could be read: it may be that of any chunk.
+        """
         known: set[str] = set()
         old: list[ObjectInfo] = []
         certain = True
+        now: float | None = None
         jetstream = self._bucket.jetstream
         prefix = f"$O.{self._bucket.name}.M."
         async with Feed(self._connection, jetstream.ask, jetstream.api, self._bucket.stream, prefix) as feed:
+            now = feed.began
             async for item in feed.initial():
                 try:
                     info = ObjectInfo.decode(item.value, name=_name(item.key))
@@ -198,11 +198,11 @@ class Chunks:
                     certain = False
                     continue
                 known.add(info.nuid)
-                if _INVOCATION.fullmatch(info.name) and self._is_old(info.modified):
+                if _INVOCATION.fullmatch(info.name) and self._is_old(item.stored, now):
                     old.append(info)
-        return known, old, certain
+        return known, old, now if certain else None
 
-    async def _chunks_without_object(self, known: set[str]) -> list[str]:
+    async def _chunks_without_object(self, known: set[str], now: float) -> list[str]:
         jetstream, stream = self._bucket.jetstream, self._bucket.stream
         prefix = f"$O.{self._bucket.name}.C."
         info = await jetstream.ask(f"STREAM.INFO.{stream}", {"subjects_filter": f"{prefix}>"})
@@ -210,12 +210,12 @@ class Chunks:
         lost = []
         for subject in [subject for subject in found if subject.removeprefix(prefix) not in known][:_MOST_SWEPT]:
             last = await jetstream.ask(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
-            if self._is_old(seconds(last.get("message", {}).get("time"))):
+            if self._is_old(seconds(last.get("message", {}).get("time")), now):
                 lost.append(subject)
         return lost
 
-    def _is_old(self, written: float | None) -> bool:
-        return written is not None and self._clock() - written > MAX_AGE
+    def _is_old(self, stored: float | None, now: float | None) -> bool:
+        return stored is not None and now is not None and now - stored > self._unclaimed
 
 
 def _name(key: str) -> str:

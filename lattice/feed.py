@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Self
 
 from lattice import headers as header_block
@@ -42,6 +44,8 @@ class Item:
     deleted: bool
     pending: int
     """How many messages the server had still to send when it sent this one."""
+    stored: float = 0.0
+    """Unix time at which the server stored it, by its clock."""
 
 
 Ask = Callable[[str, Mapping[str, Any] | None], Awaitable[Mapping[str, Any]]]
@@ -67,6 +71,8 @@ class Feed:
         self._alive_at = 0.0
         self._initial = 0
         self._consumer = ""
+        self.began: float | None = None
+        """Unix time at which it began, by the server's clock; None where the server does not tell."""
         self._subscription: Subscription | None = None
         self._end_watch: Callable[[], None] = lambda: None
 
@@ -93,6 +99,7 @@ class Feed:
             answer = await self._ask(f"CONSUMER.CREATE.{self._stream}", {"stream_name": self._stream, "config": config})
             self._consumer = str(answer.get("name", ""))
             self._initial = int(answer.get("num_pending", 0))
+            self.began = seconds(answer.get("created"))
             self._alive_at = asyncio.get_running_loop().time()
         except BaseException as error:
             await self._end()
@@ -185,7 +192,8 @@ class Feed:
         if len(self._waiting) >= MOST_WAITING:
             self._fail("the reader does not keep up")
             return
-        self._waiting.append(Item(subject.removeprefix(self._prefix), payload, revision, is_deletion(headers), pending))
+        key = subject.removeprefix(self._prefix)
+        self._waiting.append(Item(key, payload, revision, is_deletion(headers), pending, stored_at(reply)))
         self._arrived.set()
 
 
@@ -195,9 +203,29 @@ def positions(reply: str) -> tuple[int, int, int]:
     ``$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>``; newer servers may put a
     domain and an account hash after ``ACK`` and a random token at the end. Raises ValueError.
     """
+    tokens = _tokens(reply)
+    return int(tokens[5]), int(tokens[6]), int(tokens[8])
+
+
+def stored_at(reply: str) -> float:
+    """Unix time at which a message was stored, by the server's clock, from the same. Raises ValueError."""
+    return int(_tokens(reply)[7]) / 1e9
+
+
+def seconds(value: object) -> float | None:
+    """Unix time of an RFC 3339 text; None for anything else."""
+    try:
+        # Nanoseconds, as servers and some clients write them, are more digits than Python reads.
+        text = re.sub(r"(\.\d{6})\d+", r"\1", str(value))
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _tokens(reply: str) -> list[str]:
     tokens = reply.split(".")
     if len(tokens) >= 11:
         tokens = tokens[2:11]
     if len(tokens) != 9:
         raise ValueError(reply)
-    return int(tokens[5]), int(tokens[6]), int(tokens[8])
+    return tokens

@@ -30,7 +30,7 @@ from lattice.answers import Answers
 from lattice.background import Background
 from lattice.connection import Connection
 from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
-from lattice.feed import positions
+from lattice.feed import positions, seconds
 from lattice.jetstream import TIMEOUT, JetStream, StoreUnavailable
 from lattice.passing import Passing
 
@@ -137,16 +137,6 @@ def _digest(value: object) -> bytes:
     if kind.upper() != "SHA-256":
         raise ValueError
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
-def seconds(value: object) -> float | None:
-    """Unix time of an RFC 3339 text; None for anything else."""
-    try:
-        # Nanoseconds, as servers and some clients write them, are more digits than Python reads.
-        text = re.sub(r"(\.\d{6})\d+", r"\1", str(value))
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError):
-        return None
 
 
 class ObjectBucket:
