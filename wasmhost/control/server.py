@@ -7,6 +7,7 @@ events and in the inventory.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -42,6 +43,12 @@ _MOST_REQUESTS: Final = 256
 """Requests and commands at work at one time; more are refused at once, but for questions that cost next to nothing:
 a host that has much to do is there and says what it does."""
 
+_ANSWER_PATIENCE: Final = 2.0
+"""Seconds for requests that were taken when the host stops: as long as their clients wait."""
+_WORK_PATIENCE: Final = 0.5
+"""Seconds for commands that were acknowledged."""
+_STOPPING: Final = LatticeError("this host is stopping and cannot finish the request; send it again")
+
 
 class ControlServer:
     """Serves the control subjects of one host."""
@@ -72,7 +79,9 @@ class ControlServer:
         self._facts = facts
         self._publisher = publisher
         self._subscriptions: list[Subscription] = []
+        self._answering = Background()
         self._work = Background()
+        """Commands that were acknowledged."""
         self._answers = Answers(
             facts=facts,
             providers=providers,
@@ -115,10 +124,11 @@ class ControlServer:
         self._subscriptions.append(await self._transport.subscribe(control.ping_hosts(), self._on_message))
 
     async def close(self) -> None:
-        """Take no more requests, and give up the commands that are still at work."""
+        """Take no more requests, answer those that were taken, and give up the commands that are still at work."""
         await unsubscribe_all(self._subscriptions)
         self._subscriptions.clear()
-        await self._work.end(patience=0.5)
+        await self._answering.end(patience=_ANSWER_PATIENCE)
+        await self._work.end(patience=_WORK_PATIENCE)
 
     def _on_message(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
         if reply and not subjects.is_inbox(reply):
@@ -126,12 +136,12 @@ class ControlServer:
             return
         tokens = self._control.tokens(subject)
         encoding = encoding_of(b"" if has_raw_body(tokens) else payload, headers)
-        if len(self._work) >= _MOST_REQUESTS and not waits_for_nothing(tokens):
+        if len(self._answering) + len(self._work) >= _MOST_REQUESTS and not waits_for_nothing(tokens):
             refusal = Overloaded(f"this host has {_MOST_REQUESTS} control requests at work; retry later")
             if not is_gathered(tokens):
                 self._reply(reply, tokens, _refuse(refusal), encoding)
             return
-        self._work.begin(self._serve(tokens, reply, headers, payload, encoding), f"control {_shown(tokens)}")
+        self._answering.begin(self._serve(tokens, reply, headers, payload, encoding), f"control {_shown(tokens)}")
 
     async def _serve(
         self, tokens: tuple[str, ...], reply: str, headers: Headers, payload: bytes, encoding: Encoding
@@ -144,6 +154,9 @@ class ControlServer:
                 raise TooLarge(f"{self._answers.name_of(tokens)}: {len(payload)} bytes, at most {MOST_BYTES} are read")
             body = self._body(tokens, payload, headers)
             answer = await self._answers.answer(tokens, body)
+        except asyncio.CancelledError:
+            self._reply(reply, tokens, _refuse(_STOPPING), encoding)
+            raise
         except Exception as caught:
             error = caught
             if isinstance(error, LatticeError):

@@ -72,13 +72,16 @@ class Linking:
             if present == link:
                 return
             await self._gate.permit_link(link)
-            answered = present is None or await self._prepare(link, present)
-            async with contextlib.nullcontext() if answered else self._told_anew(link):
-                try:
+            stored = False
+            try:
+                answered = present is None or await self._prepare(link, present)
+                async with contextlib.nullcontext() if answered else self._told_anew(link):
                     await self._metadata.put_link(link)
-                except LatticeError:
+                    stored = True
+            except (LatticeError, asyncio.CancelledError):
+                if not stored:
                     self._undo(link, present)
-                    raise
+                raise
 
     async def delete(self, key: LinkKey) -> None:
         """Remove a link; one that is not there is no error."""

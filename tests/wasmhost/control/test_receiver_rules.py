@@ -99,6 +99,25 @@ async def test_a_host_at_its_limit_says_that_it_is_there_and_what_it_runs(
     assert "bid" not in dict(answers)
 
 
+async def test_what_a_host_has_taken_is_answered_though_it_stops(
+    config: HostConfig, client: Connection, lattice: str
+) -> None:
+    heard: list[str] = []
+    put = linkdef_put(lattice, SILENT, LINK["link_name"])
+    await client.subscribe(put, lambda subject, *_: heard.append(subject))
+    async with Host(config):
+        asker = Asker(client, lattice, "json")
+        assert await asker.ask(asker.subjects.linkdefs_put(), LINK) == ACCEPTED
+        changes = [{**LINK, "provider_id": SILENT, "values": {"n": str(number)}} for number in range(8)]
+        asked = [
+            asyncio.create_task(asker.ask(asker.subjects.linkdefs_put(), change, timeout=20)) for change in changes
+        ]
+        await until(lambda: heard)  # the first waits for this provider, the others for the first
+    answers = await asyncio.gather(*asked)
+    refused = [answer for answer in answers if not answer["accepted"]]
+    assert refused and all(answer["error"].startswith("this host is stopping") for answer in refused)
+
+
 async def test_a_body_above_the_limit_is_refused_unread_whatever_the_server_lets_through(
     config: HostConfig, tmp_path: Path
 ) -> None:
