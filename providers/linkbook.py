@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Final
 
 import structlog
 
 from lattice.errors import LatticeError
+from lattice.health import Condition, LinkStatus
 from lattice.links import LinkDefinition
 from providers.provider import Provider
 
@@ -25,26 +25,8 @@ LAST_RETRY: Final = 30.0
 HOOK_TIMEOUT: Final = 15.0
 """Seconds that a hook of a provider may take."""
 
-
-class LinkState(StrEnum):
-    STARTING = "starting"
-    READY = "ready"
-    DEGRADED = "degraded"
-    """A change failed and the earlier values are still in effect, or what stands behind the link is in trouble."""
-    FAILED = "failed"
-    REMOVED = "removed"
-
-
-@dataclass(frozen=True, slots=True)
-class LinkStatus:
-    state: LinkState
-    reason: str = ""
-
-    def to_dict(self) -> dict[str, str]:
-        return {"state": str(self.state), "reason": self.reason} if self.reason else {"state": str(self.state)}
-
-
-_REMOVED: Final = LinkStatus(LinkState.REMOVED)
+_STARTING: Final = LinkStatus(Condition.STARTING)
+_REMOVED: Final = LinkStatus(Condition.REMOVED)
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +35,7 @@ class _Slot:
 
     wanted: LinkDefinition | None
     applied: LinkDefinition | None = None
-    status: LinkStatus = LinkStatus(LinkState.STARTING)
+    status: LinkStatus = _STARTING
     tried: LinkDefinition | None = None
     """What the last attempt was about; with ``wanted`` it tells whether ``status`` is the answer to a put."""
     trying: bool = False
@@ -84,7 +66,7 @@ class LinkBook:
         slot = self._slots.get(link.actor_id)
         if slot is None:
             slot = self._slots[link.actor_id] = _Slot(link)
-        elif slot.wanted == link and slot.status.state in (LinkState.READY, LinkState.STARTING):
+        elif slot.wanted == link and slot.status.state in (Condition.READY, Condition.STARTING):
             return
         slot.wanted = link
         self._wake(link.actor_id, slot)
@@ -102,7 +84,7 @@ class LinkBook:
         slot = self._slots.get(actor)
         if slot is None:
             return _REMOVED
-        if slot.tried == slot.wanted and slot.status.state is not LinkState.STARTING and not slot.news.is_set():
+        if slot.tried == slot.wanted and slot.status.state is not Condition.STARTING and not slot.news.is_set():
             return slot.status
         waiter: asyncio.Future[LinkStatus] = asyncio.get_running_loop().create_future()
         slot.settled.append(waiter)
@@ -159,7 +141,7 @@ class LinkBook:
                 if slot.news.is_set():
                     delay = self._retry[0]
                     continue
-                if status.state in (LinkState.READY, LinkState.REMOVED):
+                if status.state in (Condition.READY, Condition.REMOVED):
                     return
                 with suppress(TimeoutError):
                     async with asyncio.timeout(delay):
@@ -186,11 +168,11 @@ class LinkBook:
     async def _attempt(self, actor: str, slot: _Slot, wanted: LinkDefinition | None) -> LinkStatus:
         old = slot.applied
         if wanted == old:
-            return LinkStatus(LinkState.READY) if wanted is not None else _REMOVED
+            return LinkStatus(Condition.READY) if wanted is not None else _REMOVED
         if wanted is not None and old is not None and self._in_place:
             reason = await self._hook(self._provider.link_changed, old, wanted)
             if reason:
-                return LinkStatus(LinkState.DEGRADED, f"{reason}; the link's earlier values stay in effect")
+                return LinkStatus(Condition.DEGRADED, f"{reason}; the link's earlier values stay in effect")
         else:
             if old is not None:
                 self.in_effect.pop(actor, None)
@@ -199,9 +181,9 @@ class LinkBook:
             if wanted is None:
                 return _REMOVED
             if reason := await self._hook(self._provider.link_added, wanted):
-                return LinkStatus(LinkState.FAILED, reason)
+                return LinkStatus(Condition.FAILED, reason)
         slot.applied = self.in_effect[actor] = wanted
-        return LinkStatus(LinkState.READY)
+        return LinkStatus(Condition.READY)
 
     async def _hook(self, hook: Callable[..., Awaitable[None]], *links: LinkDefinition) -> str:
         """Run one hook of the provider; the reason why it failed, or nothing."""

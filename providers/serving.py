@@ -11,20 +11,21 @@ from typing import Any, Final
 
 import structlog
 
-from lattice import rpc, subjects, wire
+from lattice import rpc, subjects
 from lattice.antiforgery import Signer
 from lattice.authority import Authority
 from lattice.chunks import EXTRA_TIME, LARGEST, Chunks, Digest
 from lattice.contracts.forms import Form
 from lattice.deadlines import Deadlines
 from lattice.errors import Code, LatticeError, MalformedMessage, NotLinked, Overloaded, TooLarge, Unreachable
+from lattice.health import Condition, HealthQuestion, HealthReply, LinkStatus
 from lattice.hostdata import HostData
 from lattice.invocation import Invocation, InvocationResponse
 from lattice.links import MEANT, LinkDefinition
 from lattice.standstill import stood_still
 from lattice.transport import Headers, Subscription, Transport
 from lattice.verify import ReplayWindow, verify_chunked, verify_invocation
-from providers.linkbook import LinkBook, LinkState, LinkStatus
+from providers.linkbook import LinkBook
 from providers.logs import Sampled
 from providers.provider import Call, Provider
 
@@ -316,10 +317,10 @@ class Service:
             link = LinkDefinition.decode(payload)
         except MalformedMessage as error:
             log.warning("link.malformed", reason=str(error))
-            self._say_link(reply, {"state": str(LinkState.FAILED), "reason": str(error)})
+            self._say_link(reply, LinkStatus(Condition.FAILED, str(error)))
             return
         if not self._is_ours(link):
-            self._say_link(reply, {"state": str(LinkState.FAILED), "reason": "not a link of this provider"})
+            self._say_link(reply, LinkStatus(Condition.FAILED, "not a link of this provider"))
             return
         self._links.put(link)
         if reply and self._is_meant(headers):
@@ -343,11 +344,11 @@ class Service:
 
     async def _answer_put(self, actor: str, reply: str) -> None:
         outcome = await self._links.outcome(actor, PUT_TIMEOUT)
-        self._say_link(reply, self._status(actor, outcome).to_dict())
+        self._say_link(reply, self._status(actor, outcome))
 
-    def _say_link(self, reply: str, status: dict[str, str]) -> None:
+    def _say_link(self, reply: str, status: LinkStatus) -> None:
         if reply and subjects.is_inbox(reply):
-            self._publish(reply, wire.pack(status))
+            self._publish(reply, status.encode())
 
     # --- health, shutdown ---
 
@@ -356,42 +357,34 @@ class Service:
         link = self._links.in_effect.get(actor)
         if link is None or status.reason or not (trouble := self._provider.link_trouble(link)):
             return status
-        return LinkStatus(LinkState.DEGRADED, trouble)
+        return LinkStatus(Condition.DEGRADED, trouble)
 
     def _on_health(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
-        if subjects.is_inbox(reply) and self._is_asked(payload):
-            self._publish(reply, wire.pack(self.health()))
+        # Every process of this provider in the lattice hears the question.
+        if subjects.is_inbox(reply) and HealthQuestion.decode(payload).instance_id in ("", self._host_data.instance_id):
+            self._publish(reply, self.health().encode())
 
-    def _is_asked(self, question: bytes) -> bool:
-        """Our hosts name the process that they mean, as every process of this provider in the lattice hears them."""
-        try:
-            meant = wire.Fields.unpack("health question", question).text("instance_id") if question else ""
-        except MalformedMessage:
-            return True  # classic hosts send anything
-        return meant in ("", self._host_data.instance_id)
-
-    def health(self) -> dict[str, object]:
-        """The health reply: the classic members, then ours: state, links, and whose keys it uses and accepts."""
+    def health(self) -> HealthReply:
+        """How it is, and whose keys it uses and accepts."""
         statuses = {actor: self._status(actor, status) for actor, status in self._links.statuses().items()}
         troubled = {actor: status for actor, status in statuses.items() if status.reason}
-        document: dict[str, object] = {"healthy": not troubled}
-        if troubled:
-            document["message"] = "; ".join(f"link of {actor}: {status.reason}" for actor, status in troubled.items())
         if not self._ready:
-            state = "starting"
+            state = Condition.STARTING
         elif not troubled:
-            state = "ready"
-        elif all(status.state is LinkState.FAILED for status in statuses.values()):
-            state = "failed"
+            state = Condition.READY
+        elif all(status.state is Condition.FAILED for status in statuses.values()):
+            state = Condition.FAILED
         else:
-            state = "degraded"
-        document["state"] = state
-        # Hosts that run the same provider each ask on the same subject, and each of its processes answers.
-        document["instance_id"] = self._host_data.instance_id
-        document["issuer"] = self._signer.issuer
-        document["cluster_issuers"] = sorted(self._authority.issuers)
-        document["links"] = {actor: status.to_dict() for actor, status in statuses.items()}
-        return document
+            state = Condition.DEGRADED
+        return HealthReply(
+            healthy=not troubled,
+            message="; ".join(f"link of {actor}: {status.reason}" for actor, status in troubled.items()),
+            state=state,
+            instance_id=self._host_data.instance_id,
+            issuer=self._signer.issuer,
+            cluster_issuers=tuple(sorted(self._authority.issuers)),
+            links=statuses,
+        )
 
     def _on_shutdown_request(self, subject: str, reply: str, headers: Headers, payload: bytes) -> None:
         seconds = 0.0

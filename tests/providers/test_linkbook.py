@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from lattice.health import Condition
 from lattice.links import LinkDefinition
-from providers.linkbook import LinkBook, LinkState
+from providers.linkbook import LinkBook
 from providers.provider import LinkFailed, Provider
 
 ACTOR = "M" + "A" * 55
@@ -56,10 +57,10 @@ async def test_a_link_is_in_effect_once_its_hook_returned() -> None:
     provider.gate.clear()
     book = LinkBook(provider)
     book.put(link(n="1"))
-    assert book.statuses()[ACTOR].state is LinkState.STARTING
+    assert book.statuses()[ACTOR].state is Condition.STARTING
     assert not book.in_effect
     provider.gate.set()
-    assert (await book.outcome(ACTOR, 5)).state is LinkState.READY
+    assert (await book.outcome(ACTOR, 5)).state is Condition.READY
     assert book.in_effect == {ACTOR: link(n="1")}
 
 
@@ -68,7 +69,7 @@ async def test_putting_the_same_link_again_does_nothing() -> None:
     book = LinkBook(provider)
     for _ in range(3):
         book.put(link(n="1"))
-        assert (await book.outcome(ACTOR, 5)).state is LinkState.READY
+        assert (await book.outcome(ACTOR, 5)).state is Condition.READY
     assert provider.notes == ["add 1"]
 
 
@@ -78,7 +79,7 @@ async def test_other_values_replace_the_link() -> None:
     book.put(link(n="1"))
     await book.outcome(ACTOR, 5)
     book.put(link(n="2"))
-    assert (await book.outcome(ACTOR, 5)).state is LinkState.READY
+    assert (await book.outcome(ACTOR, 5)).state is Condition.READY
     assert provider.notes == ["add 1", "remove 1", "add 2"]
     assert book.in_effect[ACTOR].values == {"n": "2"}
 
@@ -101,11 +102,11 @@ async def test_a_failed_change_leaves_the_earlier_values_in_effect() -> None:
     await book.outcome(ACTOR, 5)
     book.put(link(n="2"))
     status = await book.outcome(ACTOR, 5)
-    assert status.state is LinkState.DEGRADED
+    assert status.state is Condition.DEGRADED
     assert status.reason.startswith("2 in use;")
     assert book.in_effect[ACTOR].values == {"n": "1"}
     provider.broken = set()
-    await until(lambda: book.statuses()[ACTOR].state is LinkState.READY)
+    await until(lambda: book.statuses()[ACTOR].state is Condition.READY)
     assert book.in_effect[ACTOR].values == {"n": "2"}
 
 
@@ -115,10 +116,10 @@ async def test_a_failed_link_is_tried_again_until_it_works() -> None:
     book = LinkBook(provider, retry=(0.01, 0.02))
     book.put(link(n="1"))
     status = await book.outcome(ACTOR, 5)
-    assert (status.state, status.reason) == (LinkState.FAILED, "1 in use")
+    assert (status.state, status.reason) == (Condition.FAILED, "1 in use")
     await until(lambda: len(provider.notes) > 3)
     provider.broken = set()
-    await until(lambda: book.statuses()[ACTOR].state is LinkState.READY)
+    await until(lambda: book.statuses()[ACTOR].state is Condition.READY)
 
 
 async def test_putting_a_failed_link_again_tries_at_once() -> None:
@@ -126,10 +127,10 @@ async def test_putting_a_failed_link_again_tries_at_once() -> None:
     provider.broken = {"1"}
     book = LinkBook(provider, retry=(60, 60))
     book.put(link(n="1"))
-    assert (await book.outcome(ACTOR, 5)).state is LinkState.FAILED
+    assert (await book.outcome(ACTOR, 5)).state is Condition.FAILED
     provider.broken = set()
     book.put(link(n="1"))
-    assert (await book.outcome(ACTOR, 5)).state is LinkState.READY
+    assert (await book.outcome(ACTOR, 5)).state is Condition.READY
     await book.close(5)
 
 
@@ -141,7 +142,7 @@ async def test_a_link_deleted_while_it_starts_is_gone_in_the_end() -> None:
     await asyncio.sleep(0)
     book.delete(ACTOR)
     provider.gate.set()
-    assert (await book.outcome(ACTOR, 5)).state is LinkState.REMOVED
+    assert (await book.outcome(ACTOR, 5)).state is Condition.REMOVED
     assert provider.notes == ["add 1", "remove 1"]
     assert not book.in_effect
     assert not book.statuses()
@@ -167,7 +168,7 @@ async def test_a_bug_in_a_hook_fails_the_link_and_not_the_process() -> None:
     book = LinkBook(Broken(), retry=(60, 60))
     book.put(link(n="1"))
     status = await book.outcome(ACTOR, 5)
-    assert (status.state, status.reason) == (LinkState.FAILED, "internal error in link_added: ZeroDivisionError")
+    assert (status.state, status.reason) == (Condition.FAILED, "internal error in link_added: ZeroDivisionError")
     await book.close(5)
 
 

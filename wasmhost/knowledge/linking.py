@@ -18,11 +18,11 @@ import structlog
 from lattice import bundled
 from lattice.background import Background
 from lattice.errors import LatticeError, Unreachable
+from lattice.health import Condition
 from lattice.links import LinkDefinition, LinkKey
 from wasmhost.calls.holding import Holding
 from wasmhost.knowledge.metadata import Metadata
 from wasmhost.policy.gate import Gate
-from wasmhost.supervision.health import Condition
 from wasmhost.supervision.link_telling import SETTLE
 from wasmhost.supervision.supervisor import ProviderSupervisor
 

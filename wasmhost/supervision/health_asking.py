@@ -16,9 +16,8 @@ import structlog
 
 from lattice import subjects
 from lattice.errors import Code, MalformedMessage, NotAuthorized, Unreachable
+from lattice.health import HealthQuestion, HealthReply
 from lattice.transport import Transport
-from lattice.wire import pack
-from wasmhost.supervision.health import HealthReply
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +47,7 @@ class HealthAsking:
         self._transport = transport
         self._subject = subjects.health(lattice, provider_id, link_name)
         self._instance_id = instance_id
-        self._question = pack({"placeholder": True, "instance_id": instance_id})
+        self._question = HealthQuestion(instance_id).encode()
         self._company = False
         self._others = 0
 

@@ -14,8 +14,8 @@ from typing import Final
 
 import structlog
 
+from lattice.health import HealthReply
 from lattice.providerkeys import ProviderKeys
-from wasmhost.supervision.health import HealthReply
 from wasmhost.supervision.provider_process import ProviderProcess
 
 log = structlog.get_logger(__name__)

@@ -15,10 +15,10 @@ import structlog
 
 from lattice import subjects
 from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, Unreachable
+from lattice.health import Condition, LinkStatus
 from lattice.links import MEANT, LinkDefinition
 from lattice.transport import Transport
 from wasmhost.calls.holding import Holding
-from wasmhost.supervision.health import Condition, LinkStatus
 
 log = structlog.get_logger(__name__)
 

@@ -14,10 +14,10 @@ import structlog
 from lattice import subjects
 from lattice.background import begin
 from lattice.errors import LatticeError
+from lattice.health import Condition, HealthReply, LinkStatus
 from lattice.links import LinkDefinition
 from lattice.transport import State
 from wasmhost.processes.process import describe_exit
-from wasmhost.supervision.health import Condition, HealthReply, LinkStatus
 from wasmhost.supervision.health_asking import Doubt, HealthAsking, Silence
 from wasmhost.supervision.key_telling import KeyTeller
 from wasmhost.supervision.link_telling import LET_FINISH, ClassicLinks, LinkTeller, OwnLinks, publish_removal

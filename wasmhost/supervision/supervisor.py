@@ -16,6 +16,7 @@ from lattice.background import Background
 from lattice.claims import ClaimsError, ClaimsRefused, check_times
 from lattice.control import ProviderDescription
 from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
+from lattice.health import LinkStatus
 from lattice.hostdata import HostData, NatsExtras
 from lattice.links import LinkDefinition
 from lattice.transport import Transport
@@ -32,7 +33,6 @@ from wasmhost.policy.halted import EXPIRED, HaltedBook
 from wasmhost.private_files import make_private_folder
 from wasmhost.processes.leftovers import with_marks
 from wasmhost.processes.process import child_environment
-from wasmhost.supervision.health import LinkStatus
 from wasmhost.supervision.link_telling import SETTLE, ask_link, publish_removal, request_link
 from wasmhost.supervision.provider import SupervisedProvider
 from wasmhost.supervision.provider_image import ProviderImages

@@ -9,11 +9,11 @@ import pytest
 
 from lattice import subjects
 from lattice.connection import Connection
+from lattice.health import Condition, LinkStatus
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.transport import Headers
 from wasmhost.calls.holding import Holding
-from wasmhost.supervision.health import Condition, LinkStatus
 from wasmhost.supervision.link_telling import SETTLE, ClassicLinks
 
 PROVIDER = KeyPair.from_raw(Role.SERVICE, bytes([51]) * 32).public

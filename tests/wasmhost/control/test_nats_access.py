@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from lattice import bundled
 from lattice.connection import Connection, ConnectOptions, Limits, connect
 from lattice.errors import LatticeError, NotAuthorized
+from lattice.health import Condition
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.login import TlsFiles
@@ -31,7 +32,6 @@ from tests.wasmhost.control.room import TIMING, opened
 from tests.wasmhost.control.waiting import EventLog, until
 from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host
-from wasmhost.supervision.health import Condition
 from wasmhost.supervision.provider_login import ProviderLogin
 
 FAST = Limits(retry_min=0.02, retry_max=0.2, confirm_timeout=5.0, drain_timeout=2.0)

@@ -18,6 +18,7 @@ from lattice.antiforgery import Signer
 from lattice.claims import ProviderClaims
 from lattice.connection import Connection
 from lattice.errors import LatticeError, Unreachable
+from lattice.health import Condition
 from lattice.invocation import Entity
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
@@ -28,7 +29,6 @@ from tests.support.proxy import Proxy
 from tests.wasmhost.control.room import TIMING, Room, opened
 from tests.wasmhost.control.waiting import alive, until
 from wasmhost.configuration.config import HostConfig, NatsEndpoint
-from wasmhost.supervision.health import Condition
 from wasmhost.supervision.provider_image import ProviderImage, ProviderImages
 
 HTTP = bundled.find("bundled:httpserver")

@@ -24,6 +24,8 @@ class Condition(StrEnum):
     FAILED = "failed"
     STOPPING = "stopping"
     """It takes nothing new and finishes what is under way; of providers only."""
+    REMOVED = "removed"
+    """Of links only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,13 @@ class LinkStatus:
     state: Condition
     reason: str = ""
     """Why it failed or is degraded; empty otherwise."""
+
+    def to_dict(self) -> dict[str, str]:
+        return {"state": str(self.state), "reason": self.reason} if self.reason else {"state": str(self.state)}
+
+    def encode(self) -> bytes:
+        """The answer to ``linkdefs.put``, which classic hosts do not read."""
+        return wire.pack(self.to_dict())
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -58,12 +67,33 @@ class LinkStatus:
             return cls(Condition.FAILED, f"unknown state {name[:40]!r}")
 
 
+@dataclass(frozen=True, slots=True)
+class HealthQuestion:
+    """What a host asks. A process on our SDK answers when it is the one that is meant, classic ones always."""
+
+    instance_id: str = ""
+    """Empty where any may answer, as when a classic host asks."""
+
+    def encode(self) -> bytes:
+        return wire.pack({"placeholder": True, "instance_id": self.instance_id})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Classic hosts send anything, so nothing is wrong with it."""
+        try:
+            return cls(wire.Fields.unpack("health question", data).text("instance_id") if data else "")
+        except MalformedMessage:
+            return cls()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthReply:
-    """A decoded health reply. Source: classic ``HealthCheckResponse``; the extras are ours."""
+    """The health reply. Source: classic ``HealthCheckResponse``; the extras are ours."""
 
     healthy: bool = False
     message: str = ""
+    state: str = ""
+    """Of the provider as a whole, for people; one of :class:`Condition`."""
     instance_id: str = ""
     links: Mapping[str, LinkStatus] | None = None
     """None when the provider does not report its links, as classic ones do not."""
@@ -73,6 +103,18 @@ class HealthReply:
     cluster_issuers: tuple[str, ...] = ()
     """Cluster keys that it accepts."""
 
+    def encode(self) -> bytes:
+        """As one of our providers answers: the classic members, then ours."""
+        document: dict[str, object] = {"healthy": self.healthy}
+        if self.message:
+            document["message"] = self.message
+        document["state"] = str(self.state)
+        document["instance_id"] = self.instance_id
+        document["issuer"] = self.issuer
+        document["cluster_issuers"] = list(self.cluster_issuers)
+        document["links"] = {actor: status.to_dict() for actor, status in (self.links or {}).items()}
+        return wire.pack(document)
+
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raise MalformedMessage, and nothing else, whatever ``data`` is."""
@@ -81,6 +123,7 @@ class HealthReply:
         return cls(
             healthy=fields.flag("healthy"),
             message=fields.text("message"),
+            state=fields.text("state"),
             instance_id=fields.text("instance_id"),
             links=None if links is None else LinkStatus.read_all(links),
             issuer=fields.text("issuer"),
