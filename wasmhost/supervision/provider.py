@@ -157,6 +157,7 @@ class SupervisedProvider:
         self.condition, self.error = Condition.STOPPING, ""
         life, self._life = self._life, None
         self._stop_telling()
+        self._is_up.set()  # nobody waits any more for it to come
         if life is not None and process is not None and process.running:
             await process.end(drain=drain, hurry=self._hurry)
         if life is not None:
@@ -180,6 +181,8 @@ class SupervisedProvider:
             await asyncio.gather(
                 *(held.enter_async_context(around.holding.held(path, patience=LET_FINISH)) for path in paths)
             )
+            if self._life is None or self._process is not process or not process.running:
+                return  # stopped meanwhile, or replaced by one that has the new keys
             self._log.info("provider.starting_anew", reason=RENEWED)
             self._renewing = True
             self._is_up.clear()

@@ -282,3 +282,20 @@ async def test_a_provider_of_another_maker_is_started_anew_when_its_keys_will_no
             assert await call(new) not in (first, second, third)
         assert calling.failures == [] and calling.calls > 13
         assert running.condition == "ready" or running.running
+
+
+async def test_a_provider_that_is_stopped_while_it_is_started_anew_holds_up_nobody(
+    config: HostConfig, client: Connection, tmp_path: Path
+) -> None:
+    config = replace(config, trusted_issuers=frozenset({ACCOUNT.public}))
+    events = await EventLog.open(client, config.lattice)
+    control = ControlClient(client, config.lattice)
+    async with Host(config) as host:
+        await control.start_provider(host.host_id, pack(tmp_path, classic()))
+        await events.wait("provider_started", public_key=SERVICE.public)
+        (config.paths.shared / "cluster" / "new.nk").write_text(KeyPair.generate(Role.CLUSTER).seed)
+        changing = asyncio.create_task(control.change_cluster_keys(host.host_id, "add", "new", timeout=30))
+        await events.wait("provider_stopped", public_key=SERVICE.public)
+        await host.providers.stop(SERVICE.public, "default")
+        await asyncio.wait_for(changing, 10)
+        assert host.providers.descriptions() == []
