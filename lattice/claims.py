@@ -110,8 +110,8 @@ class ActorClaims:
             "name": self.name,
             "version": self.version,
             "revision": self.revision,
-            "not_before_human": _human(self.not_before, "immediately"),
-            "expires_human": _human(self.expires, "never"),
+            "not_before_human": human_time(self.not_before, "immediately"),
+            "expires_human": human_time(self.expires, "never"),
         }
 
 
@@ -157,12 +157,12 @@ class ProviderClaims:
             "tags": None,
             "name": self.name,
             "version": self.version,
-            "not_before_human": _human(self.not_before, "immediately"),
-            "expires_human": _human(self.expires, "never"),
+            "not_before_human": human_time(self.not_before, "immediately"),
+            "expires_human": human_time(self.expires, "never"),
         }
 
 
-def _human(seconds: int | None, absent: str) -> str:
+def human_time(seconds: int | None, absent: str = "") -> str:
     """A time for people, ``absent`` for none."""
     if seconds is None:
         return absent
@@ -300,12 +300,12 @@ def check_times(claims: ActorClaims | ProviderClaims, now: float) -> None:
     if claims.expires is not None and claims.expires < now:
         raise ClaimsRefused(
             Problem.EXPIRED,
-            f"the claims of {claims.subject} expired at {_human(claims.expires, '')}; have {claims.issuer} sign again",
+            f"the claims of {claims.subject} expired at {human_time(claims.expires)}; have {claims.issuer} sign again",
         )
     if claims.not_before is not None and claims.not_before > now + NOT_BEFORE_SKEW:
         raise ClaimsRefused(
             Problem.NOT_YET_VALID,
-            f"the claims of {claims.subject} are not valid before {_human(claims.not_before, '')}; "
+            f"the claims of {claims.subject} are not valid before {human_time(claims.not_before)}; "
             "wait until then, or check this machine's clock",
         )
 

@@ -137,7 +137,7 @@ class App:
 
 def _host_settings(bundle: Bundle | None) -> dict[str, str]:
     """A context as settings of a host. Raises ContextError, Problem."""
-    from wasmhost.cli.claims import read_seed
+    from wasmhost.cli.signing import read_seed
 
     if bundle is None:
         return {}

@@ -23,12 +23,12 @@ from lattice.verify import ISSUER_REFUSED
 from wasmhost.cli import actor_tests, actors
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
-from wasmhost.cli.claims import read_seed
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.halted import why_halted
 from wasmhost.cli.output import to_json
 from wasmhost.cli.problems import Problem, invalid, not_found
 from wasmhost.cli.session import CLIENT_NAME, Session
+from wasmhost.cli.signing import read_seed
 from wasmhost.keys.cluster_seeds import ClusterSeeds
 
 CALL_TIMEOUT = 10.0

@@ -16,13 +16,13 @@ from lattice.subjects import DEFAULT_LINK_NAME
 from wasmhost.cli import identify
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
-from wasmhost.cli.claims import read_seed
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.output import Column, Row
 from wasmhost.cli.problems import Problem, invalid, timed_out
 from wasmhost.cli.providers import LOOK, candidates
 from wasmhost.cli.rotation import SHOWN, Member, objections_to_remove, objections_to_use, short, todo
 from wasmhost.cli.session import POLL_INTERVAL, Session, refused
+from wasmhost.cli.signing import read_seed
 
 CHANGE_TIMEOUT = 30.0
 REACHED_TIMEOUT = 10.0

@@ -11,9 +11,9 @@ from lattice.errors import LatticeError
 from lattice.keys import Role
 from lattice.login import TlsFiles, read_credentials
 from wasmhost.cli.app import App, context_names, output_option, pass_app
-from wasmhost.cli.claims import read_seed
 from wasmhost.cli.output import Column, Row
 from wasmhost.cli.problems import invalid
+from wasmhost.cli.signing import read_seed
 from wasmhost.contexts import context as resolving
 from wasmhost.contexts.context_files import ContextFile, ContextStore, context_document, describe
 

@@ -8,12 +8,12 @@ from typing import Any
 from lattice.control import Inventory
 from lattice.inventory import HaltedDescription
 from wasmhost.cli import identify
-from wasmhost.cli.claims import day
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import Output, shorten
 from wasmhost.cli.problems import Problem
 from wasmhost.cli.session import Session
+from wasmhost.cli.signed_files import day
 
 
 def halted_document(halted: HaltedDescription) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from lattice.bundled import BundledProvider
 from lattice.claims import ActorClaims, ProviderClaims
 from lattice.errors import LatticeError, MalformedMessage
 from wasmhost.cli.app import App, output_option, pass_app
-from wasmhost.cli.claims import claims_document, day, named, opened, time_problem
 from wasmhost.cli.output import duration
 from wasmhost.cli.problems import invalid
+from wasmhost.cli.signed_files import claims_document, day, named, opened, time_problem
 from wasmhost.images.archive_file import ArchiveContents, examine_archive
 from wasmhost.images.files import ImageError
 from wasmhost.images.reference import BundledReference, parse

@@ -22,9 +22,10 @@ from lattice.errors import LatticeError, MalformedMessage
 from lattice.keys import KeyPair, Role
 from lattice.signing import resign_provider, sign_provider
 from wasmhost.cli.app import App, output_option, pass_app, state_option
-from wasmhost.cli.claims import DAY, contract_id, named, read_seed
 from wasmhost.cli.inspection import archive_document, examined, show_archive
 from wasmhost.cli.problems import Problem, invalid
+from wasmhost.cli.signed_files import named
+from wasmhost.cli.signing import contract_id, lifetime, read_seed
 from wasmhost.images.archive_file import native_target
 from wasmhost.images.files import ImageError, opened
 from wasmhost.state import read_key, read_or_make_key
@@ -168,9 +169,7 @@ def create(
             vendor=vendor,
             target_hashes={target: _digest(program)},
             config_schema=_schema(schema),
-            expires=_later(now, expires),
-            not_before=_later(now, not_before),
-            issued_at=now,
+            **lifetime(now, expires, not_before),
             **release,
         )
         _write(place, token, {target: program}, compress=compress)
@@ -229,10 +228,6 @@ def insert(
         _write(archive, token, {**others, target: program}, compress=known.compressed)
     verb = "replaced" if any(each.target == target for each in known.programs) else "added"
     _show(app, verb, archive, target, own_account=False)
-
-
-def _later(now: int, days: float | None) -> int | None:
-    return None if days is None else now + round(days * DAY)
 
 
 def _schema(path: Path | None) -> object:

@@ -14,12 +14,12 @@ from lattice.keys import role_of
 from lattice.revocation import Revocation, is_token_id
 from wasmhost.cli import actors, identify, providers
 from wasmhost.cli.app import App, lattice_options, pass_app
-from wasmhost.cli.claims import day
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import Column, Row
 from wasmhost.cli.problems import Problem, invalid, not_found
 from wasmhost.cli.session import Session, refused
+from wasmhost.cli.signed_files import day
 
 LOOK = "wasmhost claims revoked"
 

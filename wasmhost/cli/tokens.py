@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -17,37 +16,20 @@ from lattice.errors import LatticeError
 from lattice.keys import KeyPair, Role
 from lattice.signing import actor_token, sign_provider
 from wasmhost.cli.app import App, output_option, pass_app, state_option
-from wasmhost.cli.claims import DAY, claims_document, contract_id, named, opened, read_file, read_seed
 from wasmhost.cli.inspection import provider_document
 from wasmhost.cli.problems import invalid
-
-F = TypeVar("F", bound=Callable[..., Any])
-_DAYS = click.FloatRange(min=0, min_open=True)
-
-
-def _common_options(command: F) -> F:
-    """What every token has."""
-    for option in (
-        click.option("--name", required=True, help="Name for people."),
-        click.option("--issuer", metavar="SEED", help="Account seed or its file (default: your development account)."),
-        click.option("-r", "--rev", "revision", type=click.IntRange(0, 2**31 - 1), default=0, help="Release number."),
-        click.option("-v", "--ver", "version", default="", help="Version for people, such as 1.2.0."),
-        click.option("-x", "--expires", type=_DAYS, metavar="DAYS", help="Valid that long."),
-        click.option("-b", "--not-before", type=_DAYS, metavar="DAYS", help="Not valid before that many days."),
-        state_option,
-        output_option,
-    ):
-        command = option(command)
-    return command
+from wasmhost.cli.signed_files import claims_document, named, opened, read_file
+from wasmhost.cli.signing import capability_options, contract_id, lifetime, read_seed, token_options
 
 
 @click.command("actor", short_help="the token of an actor")
 @click.option("-s", "--subject", metavar="SEED", help="Actor seed or its file (default: kept per path of --file).")
 @click.option("--file", type=click.Path(path_type=Path), metavar="WASM", help="The module that the token is for.")
-@click.option("-c", "--cap", "capabilities", multiple=True, metavar="CONTRACT", help="May use this. Repeatable.")
-@click.option("-t", "--tag", "tags", multiple=True, help="Free text. Repeatable.")
-@click.option("-a", "--call-alias", help="Name by which other actors call it: a-z, 0-9, _ and /.")
-@_common_options
+@capability_options
+@click.option("--name", required=True, help="Name for people.")
+@token_options
+@state_option
+@output_option
 @pass_app
 def actor(
     app: App,
@@ -80,8 +62,8 @@ def actor(
         capabilities=tuple(contract_id(capability) for capability in capabilities),
         tags=tags,
         call_alias=call_alias,
-        issued_at=now,
-        **_times(common, now),
+        **lifetime(now, common.pop("expires"), common.pop("not_before")),
+        **common,
     )
     known = claims_document(lattice_claims.read_actor_token(token), now) if module_hash else {}
     _print(app, token, known)
@@ -96,7 +78,10 @@ def actor(
 @click.option(
     "--binary", "binaries", multiple=True, metavar="TARGET=FILE", help="Program, such as x86_64-linux=FILE. Repeatable."
 )
-@_common_options
+@click.option("--name", required=True, help="Name for people.")
+@token_options
+@state_option
+@output_option
 @pass_app
 def provider(
     app: App, /, *, subject: str, contract: str, vendor: str, binaries: tuple[str, ...], **common: Any
@@ -109,8 +94,8 @@ def provider(
         contract_id=contract_id(contract),
         vendor=vendor,
         target_hashes=dict(map(_target_hash, binaries)),
-        issued_at=now,
-        **_times(common, now),
+        **lifetime(now, common.pop("expires"), common.pop("not_before")),
+        **common,
     )
     _print(app, token, provider_document(lattice_claims.read_provider_token(token), now))
 
@@ -124,13 +109,6 @@ def _module_hash(file: Path) -> str:
 
 def _account(app: App, issuer: str | None) -> KeyPair:
     return read_seed(issuer, Role.ACCOUNT) if issuer else app.keyring.account()
-
-
-def _times(common: dict[str, Any], now: int) -> dict[str, Any]:
-    """Days from now as seconds since the epoch, each in its own place: the classic command line swaps them."""
-    return common | {
-        name: None if common[name] is None else now + round(common[name] * DAY) for name in ("expires", "not_before")
-    }
 
 
 def _target_hash(text: str) -> tuple[str, str]:

@@ -14,10 +14,10 @@ from lattice.keys import Role
 from lattice.verify import MAX_AGE, SKEW
 from wasmhost import __version__
 from wasmhost.cli.app import App
-from wasmhost.cli.claims import read_seed
 from wasmhost.cli.doctor.findings import Finding, fail, ok, warn
 from wasmhost.cli.problems import Problem
 from wasmhost.cli.session import Session
+from wasmhost.cli.signing import read_seed
 from wasmhost.contexts.context import Context
 from wasmhost.keys.cluster_seeds import ClusterSeeds
 from wasmhost.keys.key_files import read_key_file
