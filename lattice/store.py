@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 _KEY = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
 
+_FIRST_RETRY: Final = 1.0
+_LONGEST_RETRY: Final = 30.0
+"""Seconds between attempts to read a bucket; what is not permitted is reported by the server each time."""
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 
@@ -159,9 +162,9 @@ class Bucket:
         self,
         *,
         on_lost: Callable[[], Awaitable[None]] | None = None,
-        on_trouble: Callable[[str], None] = lambda reason: None,
+        on_trouble: Callable[[LatticeError | None], None] = lambda error: None,
     ) -> AsyncIterator[Change | None]:
-        """All present keys, then None once, then the changes as they happen; without end. Raises NotAuthorized.
+        """All present keys, then None once, then the changes as they happen; without end.
 
         A value that is overwritten before the server has sent it is left out where the bucket keeps no history; the
         last value of a key always comes. Revisions only rise, except when the bucket was lost and made anew.
@@ -172,11 +175,11 @@ class Bucket:
 
         ``on_lost`` is awaited when the bucket was lost, with all it held, and is there again, empty: what the caller
         puts back then does not show as deleted. ``on_trouble`` is told why the bucket cannot be read, once per reason,
-        and "" when it can.
+        and None when it can; until then it is tried again, more and more seldom where it is not permitted.
         """
         known: dict[str, int] = {}
         told = False
-        born, trouble = "", ""
+        born, trouble, refused = "", "", _FIRST_RETRY
         while True:
             seen: set[str] = set()
             try:
@@ -186,8 +189,8 @@ class Bucket:
                 born = made
                 async with self._feed() as feed:
                     if trouble:
-                        trouble = ""
-                        on_trouble("")
+                        trouble, refused = "", _FIRST_RETRY
+                        on_trouble(None)
                     async for item in feed.initial():
                         seen.add(item.key)
                         if known.get(item.key, 0) != item.revision:
@@ -208,14 +211,16 @@ class Bucket:
             except Stale as error:
                 log.info("store.read_again", bucket=self.name, reason=str(error))
                 await self._connection.wait_connected(pause=0.05)
-            except NotAuthorized:
-                raise
             except LatticeError as error:
                 if str(error) != trouble:
                     trouble = str(error)
                     log.warning("store.watch_failed", bucket=self.name, reason=trouble)
-                    on_trouble(trouble)
-                await self._connection.wait_connected(pause=1.0)
+                    on_trouble(error)
+                if isinstance(error, NotAuthorized):
+                    await self._connection.wait_connected(pause=refused)
+                    refused = min(2 * refused, _LONGEST_RETRY)
+                else:
+                    await self._connection.wait_connected(pause=_FIRST_RETRY)
                 await self._ensure_quietly()
 
     async def _made(self) -> str:

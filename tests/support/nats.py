@@ -30,6 +30,12 @@ QUICK_PINGS = 'ping_interval: "2s"\nping_max: 2\n'
 """Settings with which a server misses a silent client within six seconds; by default it takes minutes."""
 
 
+def with_limited_user(denied: str = "nothing") -> str:
+    """Settings with two users, ``full`` and ``limited``, the latter without the right to publish on ``denied``."""
+    limits = f'permissions: {{ publish: {{ deny: "{denied}" }} }}'
+    return f"authorization {{ users: [{{user: full, password: pw}}, {{user: limited, password: pw, {limits}}}] }}\n"
+
+
 class NatsServer:
     """One server process; ``restart`` keeps port and data."""
 

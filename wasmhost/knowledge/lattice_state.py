@@ -188,16 +188,23 @@ class LatticeState:
         """Apply the bucket's changes, without end. Nothing is awaited before the bucket is the one that is written."""
         self._bucket, self._reason = bucket, ""
         try:
-            async for change in bucket.watch(on_lost=lambda: self._put_back(bucket)):
+            async for change in bucket.watch(on_lost=lambda: self._put_back(bucket), on_trouble=self._note_trouble):
                 if change is None:
                     self._filled.set()
                 else:
                     self._apply(change)
-        except NotAuthorized as error:
-            self._reason = f"bucket {bucket.name} cannot be watched: {error}"
-            log.error("lattice_state.not_permitted", reason=self._reason)
         finally:
             self._filled.set()
+
+    def _note_trouble(self, error: LatticeError | None) -> None:
+        """Of what else keeps the bucket from being read the links and claims, in the same JetStream, tell."""
+        if isinstance(error, NotAuthorized):
+            self._reason = f"bucket {subjects.state_bucket(self._lattice)} cannot be watched: {error}"
+            log.error("lattice_state.not_permitted", reason=self._reason)
+            self._filled.set()  # not worth waiting for
+        elif error is None and self._reason:
+            self._reason = ""
+            log.info("lattice_state.recovered", bucket=subjects.state_bucket(self._lattice))
 
     async def _put_back(self, bucket: Bucket) -> None:
         """The bucket was lost with all it held, and made again: what the hosts know goes back into it."""
@@ -205,7 +212,8 @@ class LatticeState:
         self._seen.clear()  # the revisions of another stream
         self._written.clear()
         for key, value in list(self._entries.items()):
-            with contextlib.suppress(Conflict):  # another host did, or somebody has deleted it since
+            # another host did, somebody has deleted it since, or only other hosts may write
+            with contextlib.suppress(Conflict, NotAuthorized):
                 await bucket.update(key, value, 0)
 
     def _apply(self, change: Change) -> None:

@@ -207,7 +207,7 @@ class Metadata:
 
     def _begin_watch(self, bucket: Bucket) -> None:
         self._bucket = bucket
-        self._watching = begin(self._watch(bucket), "metadata watch")
+        self._watching = begin(self._follow(bucket), "metadata watch")
 
     def _on_state(self, state: State) -> None:
         """A server that comes back may have JetStream now."""
@@ -259,30 +259,27 @@ class Metadata:
             for reference, key in self.references.items()
         }
 
-    async def _watch(self, bucket: Bucket) -> None:
+    async def _follow(self, bucket: Bucket) -> None:
         try:
-            await self._follow(bucket)
-        except NotAuthorized as error:
-            self._no_storage = f"bucket {bucket.name} cannot be watched: {error}"
-            log.error("metadata.not_permitted", reason=self._no_storage)
+            async for change in bucket.watch(on_lost=self._put_back, on_trouble=self._note_trouble):
+                if change is None:
+                    self._filled.set()
+                else:
+                    self._note(change)
         finally:
             self._filled.set()
 
-    async def _follow(self, bucket: Bucket) -> None:
-        async for change in bucket.watch(on_lost=self._put_back, on_trouble=self._note_trouble):
-            if change is None:
-                self._filled.set()
-                continue
-            self._late.drop(change.key)
-            try:
-                self._apply(change)
-                self._corrupt.pop(change.key, None)
-            except MalformedMessage as error:
-                self._corrupt[change.key] = str(error)
-                log.warning("metadata.entry_malformed", key=change.key, reason=str(error))
-            except Exception:
-                # one entry must not end the watch, on which all others depend
-                log.exception("metadata.entry_broke", key=change.key)
+    def _note(self, change: Change) -> None:
+        """Apply a change; one entry must not end the watch, on which all others depend."""
+        self._late.drop(change.key)
+        try:
+            self._apply(change)
+            self._corrupt.pop(change.key, None)
+        except MalformedMessage as error:
+            self._corrupt[change.key] = str(error)
+            log.warning("metadata.entry_malformed", key=change.key, reason=str(error))
+        except Exception:
+            log.exception("metadata.entry_broke", key=change.key)
 
     async def _put_back(self) -> None:
         """The bucket was lost with all it held, and made again: what the hosts know goes back into it."""
@@ -292,13 +289,18 @@ class Metadata:
         self._seen.clear()  # the revisions of another stream
         self._written.clear()
         for key, value in entries.items():
-            with contextlib.suppress(Conflict):  # another host did, or somebody has deleted it since
+            # another host did, somebody has deleted it since, or only other hosts may write
+            with contextlib.suppress(Conflict, NotAuthorized):
                 await self._bucket.update(key, value, 0)
 
-    def _note_trouble(self, reason: str) -> None:
-        """Reading fails, or ("") works again; until then the snapshot is what was known last."""
-        if reason:
-            self._no_storage = f"{reason}; links and claims are those that were known before, and cannot be changed"
+    def _note_trouble(self, error: LatticeError | None) -> None:
+        """Reading fails, or (None) works again; until then the snapshot is what was known last."""
+        if isinstance(error, NotAuthorized):
+            self._no_storage = f"bucket {subjects.metadata_bucket(self._lattice)} cannot be watched: {error}"
+            log.error("metadata.not_permitted", reason=self._no_storage)
+            self._filled.set()  # not worth waiting for
+        elif error is not None:
+            self._no_storage = f"{error}; links and claims are those that were known before, and cannot be changed"
             log.warning("metadata.degraded", reason=self._no_storage)
         elif self._no_storage is not None and self._bucket is not None:
             self._no_storage = None

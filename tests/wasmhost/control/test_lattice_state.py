@@ -12,7 +12,7 @@ from lattice import subjects
 from lattice.connection import ConnectOptions, connect
 from lattice.errors import MalformedMessage
 from lattice.store import open_bucket
-from tests.support.nats import NatsServer
+from tests.support.nats import NatsServer, with_limited_user
 from tests.wasmhost.control.waiting import until
 from wasmhost.knowledge.lattice_state import LatticeState
 
@@ -130,5 +130,19 @@ async def test_without_jetstream_entries_stay_here_and_move_into_the_bucket_when
         await bucket.put("kind.a", b"2")
         await until(lambda: one.get("kind.a") == two.get("kind.a") == b"2", timeout=20)
         await client.drain()
+    finally:
+        server.stop()
+
+
+async def test_a_bucket_that_may_not_be_watched_at_first_is_watched_later(opened: Open, tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "nats", config=with_limited_user("$JS.API.CONSUMER.>")).start()
+    try:
+        one = await opened(server.login_url("full"))
+        await one.put("kind.a", b"1")
+        async with asyncio.timeout(5):
+            two = await opened(server.login_url("limited"))  # the start does not wait for what is not permitted
+        assert two.degraded is not None and "cannot be watched" in two.degraded and two.get("kind.a") is None
+        await asyncio.to_thread(server.reload, with_limited_user())
+        await until(lambda: two.degraded is None and two.get("kind.a") == b"1", timeout=20)
     finally:
         server.stop()

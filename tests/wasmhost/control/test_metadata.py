@@ -18,7 +18,7 @@ from lattice.errors import Code, Unreachable
 from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.store import open_bucket
-from tests.support.nats import NatsServer
+from tests.support.nats import NatsServer, with_limited_user
 from tests.wasmhost.control.waiting import until
 from wasmhost.control.events import EventPublisher
 from wasmhost.knowledge.metadata import Metadata, read_claims
@@ -120,8 +120,8 @@ async def test_a_host_that_has_not_heard_of_a_change_yet_neither_forgets_a_link_
     users = f"authorization {{ users: [{{user: seeing, password: pw}}, {{user: blind, password: pw, {blind}}}] }}"
     server = NatsServer(tmp_path / "nats", config=users).start()
     try:
-        one = await opened.at("N1", server.login_url("seeing"))
-        two = await opened.at("N2", server.login_url("blind"))
+        one = await opened.at("N1", server.login_url("full"))
+        two = await opened.at("N2", server.login_url("limited"))
         assert two.degraded is not None and "CONSUMER" in two.degraded.upper()
         gone: list[LinkDefinition] = []
         two.on_link_deleted = gone.append
@@ -139,6 +139,30 @@ async def test_a_host_that_has_not_heard_of_a_change_yet_neither_forgets_a_link_
 
         server.stop()
         assert await two.stored_link(link().key) == link(a="2")
+    finally:
+        server.stop()
+
+
+async def test_a_bucket_that_may_not_be_watched_for_a_while_is_watched_again(
+    opened: SimpleNamespace, tmp_path: Path
+) -> None:
+    server = NatsServer(tmp_path / "nats", config=with_limited_user()).start()
+    try:
+        one = await opened.at("N1", server.login_url("full"))
+        two = await opened.at("N2", server.login_url("limited"))
+        await one.put_link(link(1))
+        await one.put_link(link(2))
+        await until(lambda: len(two.links) == 2)
+        server.stop()
+        server.start(config=with_limited_user("$JS.API.CONSUMER.>"))
+        await until(lambda: two.degraded is not None and "cannot be watched" in two.degraded, 20)
+        assert await reconnected(one)
+        await one.delete_link(link(1).key)
+        await one.put_link(link(3))
+        assert list(two.links) == [link(1), link(2)]  # what was known before is used
+        await asyncio.to_thread(server.reload, with_limited_user())
+        await until(lambda: two.degraded is None, 20)
+        await until(lambda: list(two.links) == [link(2), link(3)])
     finally:
         server.stop()
 
