@@ -116,9 +116,8 @@ async def test_a_host_that_has_not_heard_of_a_change_yet_neither_forgets_a_link_
     opened: SimpleNamespace, tmp_path: Path
 ) -> None:
     """The next command may reach another host than the one before, sooner than the bucket's watch tells that host."""
-    blind = 'permissions: { publish: { deny: "$JS.API.CONSUMER.>" } }'  # so late that it never hears
-    users = f"authorization {{ users: [{{user: seeing, password: pw}}, {{user: blind, password: pw, {blind}}}] }}"
-    server = NatsServer(tmp_path / "nats", config=users).start()
+    never_told = with_limited_user("$JS.API.CONSUMER.>")
+    server = NatsServer(tmp_path / "nats", config=never_told).start()
     try:
         one = await opened.at("N1", server.login_url("full"))
         two = await opened.at("N2", server.login_url("limited"))
