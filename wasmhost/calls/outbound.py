@@ -7,7 +7,7 @@ classic phrase first, since actors and tools match on it, then say the reason an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Protocol
 
@@ -239,10 +239,10 @@ class Outbound:
                 code=exc.code,
             ) from exc
 
-    async def _call_remote(
+    def _call_remote(
         self, origin: Entity, target: Entity, call: HostCall, allowed: float, max_reply: int
-    ) -> bytes:
-        return await self._rpc.call(
+    ) -> Awaitable[bytes]:
+        return self._rpc.call(
             origin=origin,
             target=target,
             operation=call.operation,
