@@ -1,7 +1,7 @@
 """Wires on nats-py: one client per connection to a server, which never reconnects by itself.
 
 * :class:`DirectWire` replaces three private methods of nats-py's client: messages go to plain functions straight from
-  the parser (no queue, no task, no ``Msg`` per message), all messages of one loop tick leave in one write, and an
+  the parser (no queue, no task, no ``Msg`` per message), all messages of a turn of the loop leave in one write, and an
   error line or a lost connection is told at once. Before its use a recorded session is played to it without a network
   (:func:`internals_problem`).
 * :class:`PublicWire` uses nats-py's documented interface only. It is slower.

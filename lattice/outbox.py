@@ -10,11 +10,11 @@ from lattice.wires import Outgoing, Wire
 _FRAME = 64
 """Bytes counted for the control line of a queued message."""
 _BATCH = 32
-"""Messages that leave before the turn of the loop is over: with hundreds in one turn, the peer can begin meanwhile."""
+"""Messages that leave at once: with hundreds in one turn of the loop, the peer can begin meanwhile."""
 
 
 class Outbox:
-    """All messages of one loop tick leave in one write, in their order, over :attr:`wire`."""
+    """All messages of two turns of the loop leave in one write, in their order, over :attr:`wire`."""
 
     def __init__(self) -> None:
         self.wire: Wire | None = None
@@ -32,12 +32,14 @@ class Outbox:
         return len(self._messages)
 
     def put(self, message: Outgoing, size: int) -> None:
-        """Queue a message of so many bytes of headers and payload; it leaves in this turn of the loop if it can."""
+        """Queue a message of so many bytes of headers and payload; it leaves after the next turn of the loop."""
         self._messages.append(message)
         self.size += size + _FRAME
         if not self._due:
             self._due = True
-            self._loop.call_soon(self.flush)
+            # Not at once, but when what is read meanwhile has been dealt with: half the writes, and half the reads of
+            # the server, for a turn of the loop, which is short when there is nothing to read.
+            self._loop.call_soon(self._loop.call_soon, self.flush)
         elif len(self._messages) >= _BATCH:
             self.flush()
 

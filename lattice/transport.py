@@ -55,7 +55,7 @@ class Transport(Protocol):
         """The largest message the server takes, in bytes, headers counted."""
 
     def publish(self, subject: str, payload: bytes, *, reply: str = "", headers: Headers = None) -> None:
-        """Queue one message; never waits. All messages of one loop tick leave in one write.
+        """Queue one message; never waits. All messages of one or two turns of the loop leave in one write.
 
         Raises TooLarge (above max_payload) and Unreachable (closed, or the bounded reconnect buffer is full).
         """

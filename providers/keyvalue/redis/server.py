@@ -155,6 +155,7 @@ class Server:
     async def _send(self, connection: AbstractConnection) -> None:
         while True:
             await self._asked.wait()
+            await asyncio.sleep(0)  # what is read in this turn is answered in the next one
             self._asked.clear()
             batch = [(command, answer) for command, answer in self._unsent if not answer.done()]
             self._unsent.clear()
