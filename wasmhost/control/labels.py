@@ -16,6 +16,8 @@ _SEED: Final = re.compile(r"S[A-Z][A-Z2-7]{56}")
 _MOST_LABELS: Final = 256
 _LONGEST_KEY: Final = 256
 _LONGEST_VALUE: Final = 4096
+_MOST_CHARACTERS: Final = 32 * 1024
+"""Of all labels, which every ping, heartbeat and start event carries."""
 
 
 def holds_seed(text: str) -> bool:
@@ -57,8 +59,12 @@ class Labels:
         labels = {name: known for name, known in self._labels.items() if name != key}
         if verb == "put":
             labels[key] = value
-        if len(labels) > _MOST_LABELS:
-            raise LatticeError(f"{BAD_LABEL}: a host has at most {_MOST_LABELS} labels", code=Code.TOO_LARGE)
+        size = sum(len(name) + len(text) for name, text in labels.items())
+        if verb == "put" and (len(labels) > _MOST_LABELS or size > _MOST_CHARACTERS):
+            raise LatticeError(
+                f"{BAD_LABEL}: a host has at most {_MOST_LABELS} labels of {_MOST_CHARACTERS} characters in all",
+                code=Code.TOO_LARGE,
+            )
         changed = labels != self._labels
         self._labels = MappingProxyType(labels)
         return changed

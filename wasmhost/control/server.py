@@ -190,6 +190,8 @@ class ControlServer:
             try:
                 self._publish(reply, answer, encoding)
             except TooLarge as error:
+                if is_gathered(tokens):
+                    raise
                 text = f"the answer does not fit into one message ({error}); raise max_payload of the NATS server"
                 refusal = _refuse(LatticeError(text, code=Code.REPLY_TOO_LARGE))
                 self._publish(reply, self._answers.shorter(tokens) or refusal, encoding)

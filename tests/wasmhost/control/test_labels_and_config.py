@@ -71,6 +71,25 @@ async def test_a_label_that_cannot_be_is_refused(host: Host, asker: Asker, body:
     assert host.facts.labels.all == host.config.labels
 
 
+async def test_labels_are_bounded_so_that_a_host_can_still_say_who_it_is(
+    host: Host, asker: Asker, client: Connection, lattice: str
+) -> None:
+    events = await EventLog.open(client, lattice)
+    put, delete = (asker.subjects.labels(host.host_id, verb) for verb in ("put", "del"))
+    answers = [await asker.ask(put, {"key": f"k{number}", "value": "é" * 4096}) for number in range(300)]
+    refused = [answer for answer in answers if not answer["accepted"]]
+    assert {answer["code"] for answer in refused} == {"too_large"} and 0 < len(refused) < 300
+    assert (await asker.ask(asker.subjects.ping_hosts()))["labels"]["k0"] == "é" * 4096
+    await events.wait("host_heartbeat")
+    assert await asker.ask(delete, {"key": "k0"}) == ACCEPTED
+    assert await asker.ask(put, {"key": "k299", "value": "x"}) == ACCEPTED
+
+
+async def test_a_bid_that_fits_into_no_message_is_not_made(host: Host, asker: Asker) -> None:
+    reference = "x" * (1024 * 1024 - 60)  # the request fits, the answer also names the host
+    assert await silence(asker, asker.subjects.auction_actor(), {"actor_ref": reference, "constraints": {}})
+
+
 @pytest.mark.parametrize(
     "body",
     [
