@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TextIO, cast
 
 import structlog
 
@@ -42,6 +44,25 @@ class Sampled:
         return silent
 
 
+class _Output:
+    """Standard error while somebody reads it. Where the host was killed, what is under way is finished in silence."""
+
+    def write(self, text: str) -> int:
+        self._try(lambda: sys.stderr.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(sys.stderr.flush)
+
+    def _try(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stderr.fileno())
+            os.close(nowhere)
+
+
 def configure(level: str | None) -> None:
     """``level`` as host data names it; info when absent or unknown."""
     least = _LEVELS.get((level or "info").lower(), logging.INFO)
@@ -54,11 +75,11 @@ def configure(level: str | None) -> None:
             structlog.processors.JSONRenderer(default=str),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Output())),
         cache_logger_on_first_use=True,
     )
     # Libraries that use the standard module (aiohttp, asyncio): warnings and worse, in the same form.
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_Output())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[

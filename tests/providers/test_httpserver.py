@@ -24,6 +24,7 @@ from lattice.links import LinkDefinition
 from lattice.transport import Headers
 from tests.support.nats import NatsServer, free_port
 from tests.support.providers import HostSide, ProviderProcess
+from tests.support.waiting import eventually
 
 HTTP = bundled.find("bundled:httpserver")
 LIMIT = 2_000_000
@@ -472,6 +473,25 @@ async def test_a_shutdown_answers_what_is_in_flight(host: HostSide, web: aiohttp
     answer(say("still answered"))
     assert await (await request).text() == "still answered"
     assert await process.ended() == 0
+
+
+async def test_what_is_in_flight_is_answered_though_the_host_was_killed(
+    host: HostSide, web: aiohttp.ClientSession, port: int
+) -> None:
+    actor = await host.held()
+    process = await serve(host, link(host, actor.key, port))
+    request = asyncio.create_task(web.get(f"http://127.0.0.1:{port}/"))
+    answer = await actor.next()
+    process.hang_up()
+    await eventually(lambda: not listens(port))
+    answer(say("still answered"))
+    assert await (await request).text() == "still answered"
+    assert await process.ended() == 0
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def test_it_leaves_soon_and_frees_its_port_when_host_and_server_are_gone(

@@ -261,6 +261,13 @@ class ProviderProcess:
             await asyncio.gather(*self._readers)
         return code
 
+    def hang_up(self) -> None:
+        """Close all pipes to it, as the kernel does where its host is killed."""
+        assert self.process is not None
+        transport = self.process._transport  # type: ignore[attr-defined]
+        for number in range(3):
+            transport.get_pipe_transport(number).close()
+
     async def kill(self) -> None:
         if self.process is not None:
             if self.process.returncode is None:
