@@ -9,7 +9,6 @@ import click
 
 from lattice.cloudevents import Event
 from lattice.control import ActorDescription, Inventory
-from lattice.errors import LatticeError
 from wasmhost.cli import names as complete
 from wasmhost.cli.accepted import Accepted, accepting
 from wasmhost.cli.actors import COUNT_FLAGS, LOOK, Placed, actor_and_host, find_running, hosts_of, placed
@@ -20,7 +19,7 @@ from wasmhost.cli.identify import Candidate
 from wasmhost.cli.output import shorten
 from wasmhost.cli.placing import pairs
 from wasmhost.cli.problems import invalid, timed_out
-from wasmhost.cli.session import Session, refused
+from wasmhost.cli.session import Session
 
 SCALE_TIMEOUT = 60.0
 """Seconds: compiling a large module takes its time."""
@@ -98,18 +97,15 @@ async def stop_and_wait(
     async def state() -> bool | None:
         return True if await left() <= remaining else None
 
-    async with session.watch() as watch:
-        try:
-            await session.client.stop_actor(host_id, actor_id, count or 0, wanted)
-        except LatticeError as error:
-            raise refused(error) from error
-        try:
-            await watch.until(patience, event=lambda event: None, state=state)
-        except TimeoutError:
-            raise timed_out(
-                f"{actor_id} still has {await left()} instances {patience:g} s after it was told to stop",
-                f"calls in flight are finished first: look at `{LOOK}`, or allow more with --timeout",
-            ) from None
+    try:
+        await session.carry_out(
+            lambda: session.client.stop_actor(host_id, actor_id, count or 0, wanted), patience, state=state
+        )
+    except TimeoutError:
+        raise timed_out(
+            f"{actor_id} still has {await left()} instances {patience:g} s after it was told to stop",
+            f"calls in flight are finished first: look at `{LOOK}`, or allow more with --timeout",
+        ) from None
 
 
 @click.command("actor", short_help="change how many instances of an actor run")
@@ -203,18 +199,18 @@ async def scale_and_wait(
     async def state() -> bool | None:
         return True if await running() == count else None
 
-    async with session.watch() as watch:
-        try:
-            await session.client.scale_actor(
+    try:
+        await session.carry_out(
+            lambda: session.client.scale_actor(
                 host_id, reference, actor_id=actor_id, count=count, annotations=annotations
-            )
-        except LatticeError as error:
-            raise refused(error) from error
-        try:
-            await watch.until(patience, event=event, state=state)
-        except TimeoutError:
-            raise timed_out(
-                f"{reference} has {await running()} instances after {patience:g} s, not {count}",
-                f"look at `{LOOK}` and at the host's log, or allow more with --timeout",
-            ) from None
+            ),
+            patience,
+            state=state,
+            event=event,
+        )
+    except TimeoutError:
+        raise timed_out(
+            f"{reference} has {await running()} instances after {patience:g} s, not {count}",
+            f"look at `{LOOK}` and at the host's log, or allow more with --timeout",
+        ) from None
     return await placed(session, actor_id, host_id)

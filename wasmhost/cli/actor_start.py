@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import click
 
 from lattice.cloudevents import Event
-from lattice.errors import LatticeError
 from wasmhost.actors import limits
 from wasmhost.actors.limits import LimitError
 from wasmhost.cli.accepted import Accepted, accepting
@@ -17,7 +16,7 @@ from wasmhost.cli.failures import start_failure
 from wasmhost.cli.image_references import image_reference
 from wasmhost.cli.placing import Where, place_actor, placing_options
 from wasmhost.cli.problems import invalid, timed_out
-from wasmhost.cli.session import Session, refused
+from wasmhost.cli.session import Session
 from wasmhost.guest.calls import Limits
 
 START_TIMEOUT = 60.0
@@ -102,17 +101,17 @@ async def start_and_wait(
         actor_id, instances = await running()
         return actor_id if instances >= before + count else None
 
-    async with session.watch() as watch:
-        _, before = await running()
-        try:
-            await session.client.launch_actor(host_id, reference, count, annotations)
-        except LatticeError as error:
-            raise refused(error) from error
-        try:
-            actor_id = await watch.until(patience, event=event, state=state)
-        except TimeoutError:
-            raise timed_out(
-                f"{reference} did not start within {patience:g} s, and the host did not say why",
-                "look at `wasmhost get inventory` and at the host's log, or allow more with --timeout",
-            ) from None
+    _, before = await running()
+    try:
+        actor_id = await session.carry_out(
+            lambda: session.client.launch_actor(host_id, reference, count, annotations),
+            patience,
+            state=state,
+            event=event,
+        )
+    except TimeoutError:
+        raise timed_out(
+            f"{reference} did not start within {patience:g} s, and the host did not say why",
+            "look at `wasmhost get inventory` and at the host's log, or allow more with --timeout",
+        ) from None
     return await placed(session, actor_id, host_id)

@@ -9,14 +9,14 @@ import click
 from lattice.addresses import shown
 from lattice.cloudevents import Event
 from lattice.control import HostPing, Inventory
-from lattice.errors import LatticeError, Unreachable
+from lattice.errors import Unreachable
 from wasmhost.cli import actors, providers
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.halted import halted_document, show_halted
 from wasmhost.cli.output import Column, Output, Row, duration
 from wasmhost.cli.problems import hint_for, timed_out
-from wasmhost.cli.session import Session, refused
+from wasmhost.cli.session import Session
 from wasmhost.cli.watching import watch_option
 
 STOP_TIMEOUT = 30.0
@@ -179,15 +179,15 @@ async def stop_and_wait(session: Session, meant: HostPing, *, drain: float | Non
             return meant
         return None
 
-    async with session.watch() as watch:
-        try:
-            await session.client.stop_host(meant.id, timeout=patience if drain is None else drain)
-        except LatticeError as error:
-            raise refused(error) from error
-        try:
-            return await watch.until(patience, event=stopped, state=absent)
-        except TimeoutError:
-            raise timed_out(
-                f"host {meant.friendly_name} still answers {patience:g} s after it was told to stop",
-                "it may be finishing calls: look at its log, or allow more with --timeout",
-            ) from None
+    try:
+        return await session.carry_out(
+            lambda: session.client.stop_host(meant.id, timeout=patience if drain is None else drain),
+            patience,
+            state=absent,
+            event=stopped,
+        )
+    except TimeoutError:
+        raise timed_out(
+            f"host {meant.friendly_name} still answers {patience:g} s after it was told to stop",
+            "it may be finishing calls: look at its log, or allow more with --timeout",
+        ) from None

@@ -325,12 +325,7 @@ async def delete_and_wait(session: Session, link: LinkDefinition) -> None:
     async def state() -> bool | None:
         return None if any(found.key == link.key for found in await session.client.links()) else True
 
-    async with session.watch() as watch:
-        try:
-            await session.client.del_link(link)
-        except LatticeError as error:
-            raise refused(error) from error
-        try:
-            await watch.until(patience, event=lambda event: None, state=state)
-        except TimeoutError:
-            raise timed_out(f"the link is still there {patience:g} s after it was deleted", f"see `{LOOK}`") from None
+    try:
+        await session.carry_out(lambda: session.client.del_link(link), patience, state=state)
+    except TimeoutError:
+        raise timed_out(f"the link is still there {patience:g} s after it was deleted", f"see `{LOOK}`") from None

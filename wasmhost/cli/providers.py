@@ -10,7 +10,6 @@ import click
 
 from lattice.cloudevents import Event
 from lattice.control import Inventory, ProviderDescription
-from lattice.errors import LatticeError
 from wasmhost.cli import identify
 from wasmhost.cli import names as complete
 from wasmhost.cli.accepted import Accepted, accepting
@@ -23,7 +22,7 @@ from wasmhost.cli.image_references import image_reference
 from wasmhost.cli.output import Column, Output, Row, shorten
 from wasmhost.cli.placing import Where, place_provider, placing_options
 from wasmhost.cli.problems import Problem, invalid, not_found, timed_out
-from wasmhost.cli.session import Session, refused
+from wasmhost.cli.session import Session
 from wasmhost.cli.watching import watch_option
 
 START_TIMEOUT = 60.0
@@ -248,20 +247,20 @@ async def start_and_wait(
             raise failure or Problem(f"{reference} failed to start: {found[1].error}", hint=hint)
         return None
 
-    async with session.watch() as watch:
-        try:
-            await session.client.start_provider(host_id, reference, link_name, configuration, annotations)
-        except LatticeError as error:
-            raise refused(error) from error
-        try:
-            await watch.until(patience, event=event, state=state)
-        except TimeoutError:
-            found = await look()
-            last = f"; it is {found[1].state} {found[1].error or ''}".rstrip() if found and found[1].state else ""
-            raise timed_out(
-                f"{reference} was not ready within {patience:g} s{last}",
-                f"look at `{LOOK}` and at the host's log, or allow more with --timeout",
-            ) from None
+    try:
+        await session.carry_out(
+            lambda: session.client.start_provider(host_id, reference, link_name, configuration, annotations),
+            patience,
+            state=state,
+            event=event,
+        )
+    except TimeoutError:
+        found = await look()
+        last = f"; it is {found[1].state} {found[1].error or ''}".rstrip() if found and found[1].state else ""
+        raise timed_out(
+            f"{reference} was not ready within {patience:g} s{last}",
+            f"look at `{LOOK}` and at the host's log, or allow more with --timeout",
+        ) from None
     found = await look()
     if found is None:
         raise Problem(f"{reference} started and is gone again", hint="look at the host's log")
@@ -345,15 +344,14 @@ async def stop_and_wait(session: Session, host_id: str, provider_id: str, *, lin
         # The event is sent before the inventory forgets it; a command that follows asks the inventory.
         return True if find_on(await session.client.inventory(host_id), provider_id, link_name) is None else None
 
-    async with session.watch() as watch:
-        try:
-            await session.client.stop_provider(host_id, provider_id, link_name=link_name, contract_id=contract_id)
-        except LatticeError as error:
-            raise refused(error) from error
-        try:
-            await watch.until(patience, event=lambda event: None, state=state)
-        except TimeoutError:
-            raise timed_out(
-                f"{provider_id} still runs {patience:g} s after it was told to stop",
-                f"look at `{LOOK}`, or allow more with --timeout",
-            ) from None
+    try:
+        await session.carry_out(
+            lambda: session.client.stop_provider(host_id, provider_id, link_name=link_name, contract_id=contract_id),
+            patience,
+            state=state,
+        )
+    except TimeoutError:
+        raise timed_out(
+            f"{provider_id} still runs {patience:g} s after it was told to stop",
+            f"look at `{LOOK}`, or allow more with --timeout",
+        ) from None

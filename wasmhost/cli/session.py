@@ -157,6 +157,26 @@ class Session:
             finally:
                 await watch.close()
 
+    async def carry_out(
+        self,
+        command: Callable[[], Awaitable[object]],
+        timeout: float,
+        *,
+        state: Callable[[], Awaitable[T | None]],
+        event: Callable[[Event], T | None] = lambda event: None,
+    ) -> T:
+        """Send a command, then wait until an event or the state says what came of it, as :meth:`Watch.until`.
+
+        Raises Problem and LatticeError where it is refused, TimeoutError where nothing is seen within ``timeout``
+        seconds after it was acknowledged.
+        """
+        async with self.watch() as watch:
+            try:
+                await command()
+            except LatticeError as error:
+                raise refused(error) from error
+            return await watch.until(timeout, event=event, state=state)
+
 
 class Watch:
     """Waits until something is seen to have happened."""

@@ -17,7 +17,7 @@ from wasmhost.cli.host_option import host_option
 from wasmhost.cli.image_references import image_reference
 from wasmhost.cli.output import shorten
 from wasmhost.cli.problems import Problem, invalid, timed_out
-from wasmhost.cli.session import Session, refused
+from wasmhost.cli.session import Session
 
 UPDATE_TIMEOUT = 60.0
 """Seconds: the new module is compiled first."""
@@ -104,18 +104,15 @@ async def update_and_wait(session: Session, inventory: Inventory, actor_id: str,
         renewed = bool(instances) and not instances & old
         return (revision, len(instances)) if (revision > before or renewed) and image_ref == reference else None
 
-    async with session.watch() as watch:
-        try:
-            await session.client.update_actor(host_id, actor_id, reference)
-        except LatticeError as error:
-            raise refused(error) from error
-        try:
-            revision, instances = await watch.until(patience, event=event, state=state)
-        except TimeoutError:
-            raise timed_out(
-                f"{reference} did not take over on {host_name} within {patience:g} s; revision {before} goes on",
-                f"look at `{actors.LOOK}` and `wasmhost logs {actor_id[:12]}`, or allow more with --timeout",
-            ) from None
+    try:
+        revision, instances = await session.carry_out(
+            lambda: session.client.update_actor(host_id, actor_id, reference), patience, state=state, event=event
+        )
+    except TimeoutError:
+        raise timed_out(
+            f"{reference} did not take over on {host_name} within {patience:g} s; revision {before} goes on",
+            f"look at `{actors.LOOK}` and `wasmhost logs {actor_id[:12]}`, or allow more with --timeout",
+        ) from None
     return Updated(
         host_id=host_id,
         host_name=host_name,

@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 
 from lattice.cloudevents import Event
 from lattice.control import Inventory
-from lattice.errors import LatticeError
 from wasmhost.cli.output import Output, shorten
 from wasmhost.cli.problems import Problem, from_error, timed_out
-from wasmhost.cli.session import Session, refused
+from wasmhost.cli.session import Session
 
 T = TypeVar("T")
 
@@ -81,17 +80,10 @@ async def step(
         if (problem := failed(event)) is not None:
             raise problem
 
-    async with session.watch() as watch:
-        try:
-            await command()
-        except LatticeError as error:
-            raise refused(error) from error
-        try:
-            return await watch.until(patience, event=event, state=done)
-        except TimeoutError:
-            raise timed_out(
-                f"{late} within {patience:g} s", "run the command again to go on, or see the logs"
-            ) from None
+    try:
+        return await session.carry_out(command, patience, state=done, event=event)
+    except TimeoutError:
+        raise timed_out(f"{late} within {patience:g} s", "run the command again to go on, or see the logs") from None
 
 
 async def require_ours(session: Session, target: Inventory) -> None:
