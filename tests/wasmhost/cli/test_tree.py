@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,3 +91,24 @@ def test_secrets_in_link_values_are_not_shown_on_a_terminal() -> None:
     assert shown_value(("PASSWORD", "hunter2")) == "PASSWORD=…"
     assert shown_value(("URL", "redis://user:hunter2@db:6379/0")) == "URL=redis://user:…@db:6379/0"
     assert shown_value(("URL", "rediss://:hunt@e/r2@db/")) == "URL=rediss://:…@db/"
+
+
+def test_ctrl_c_while_a_command_is_being_loaded_shows_no_traceback() -> None:
+    program = (
+        "import sys\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'wasmhost.cli.app': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "from wasmhost.cli import main\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (ExitCode.INTERRUPTED, b"", b"")
+
+
+def test_with_standard_error_closed_an_error_is_its_exit_code_and_nothing_among_the_data() -> None:
+    command = [sys.executable, "-m", "wasmhost", "get", "hosts", "--nats-url", "nats://127.0.0.1:1"]
+    closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
+    ended = subprocess.run(closed, cwd=ROOT, capture_output=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (ExitCode.UNREACHABLE, b"")
