@@ -8,7 +8,7 @@ from typing import Final
 
 from providers.httpserver import mapping
 from providers.httpserver.replies import Reply
-from providers.httpserver.routes import Route
+from providers.httpserver.routes import Route, authority
 
 _DECISIVE: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect"})
 """Headers that say where a request goes and where it ends."""
@@ -64,7 +64,9 @@ class Exchange:
         self.started = False
         self.task: asyncio.Task[None] | None = None
         hosts = header.get("host")
-        self.host = hosts[0] if hosts else ""
+        if not target.startswith("/") and (named := authority(target)):
+            header["host"] = [named]  # RFC 9112, 3.2.2: whatever the header says
+        self.host = header["host"][0] if "host" in header else ""
         lengths = header.get("content-length")
         self.length = int(lengths[0]) if lengths else None
         codings = header.get("transfer-encoding")

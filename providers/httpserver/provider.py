@@ -67,6 +67,8 @@ class HttpServer(Provider):
             self._unroute(link.actor_id, self._links.pop(link.actor_id).address, CLOSE_TIMEOUT)
 
     def listening(self, name: str) -> socket.socket | None:
+        if self.predecessor is not None and not self.predecessor.gone.is_set():
+            return None  # it is not this process' turn yet, and three would have the socket
         return next((one.listening for at, one in self._listeners.items() if format_address(at) == name), None)
 
     def leave(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -46,6 +47,13 @@ def normal_host(text: str) -> str:
     host = text.strip().lower()
     host = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
     return host.removesuffix(".")
+
+
+def authority(target: str) -> str:
+    """The host, with its port, that a request target in absolute form names; empty for other forms."""
+    if target.startswith("/") or "://" not in target:
+        return ""
+    return re.split("[/?#]", target.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
 
 
 def split_target(target: str) -> tuple[str, str]:

@@ -200,6 +200,22 @@ async def test_of_two_successors_one_gets_the_address_and_for_the_other_it_is_ta
     assert (await ask(port, "/third")).endswith(b"/third")
 
 
+async def test_an_address_goes_on_to_a_third_process_once_it_is_the_second_ones_own(
+    host: HostSide, meeting: Path
+) -> None:
+    port = free_port()
+    actor = await host.actor(answer)
+    definition = link(host, actor, port)
+    old = await start(host, told(host, meeting, OLD, definition))
+    await start(host, told(host, meeting, NEW, definition, predecessor=OLD))
+    third = await start(host, told(host, meeting, THIRD, definition, predecessor=NEW))
+    assert f"127.0.0.1:{port} in use" in third.output
+    await old.shut_down({"host_id": OLD, "drain_ms": 1000})
+    await until(third, "http.listening")
+    assert '"handed_over": true' in third.output
+    assert (await ask(port, "/on")).endswith(b"/on")
+
+
 async def test_an_answer_that_comes_too_late_is_not_taken_for_that_to_the_next_question(meeting: Path) -> None:
     key = KeyPair.generate(Role.CLUSTER)
     sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in ("first", "second")}

@@ -17,6 +17,7 @@ from lattice.contracts.httpserver import HttpRequest, HttpResponse
 from providers.httpserver.limits import Limits
 from providers.httpserver.listener import Listener, Room
 from providers.httpserver.policy import Policy
+from providers.httpserver.routes import Route
 from tests.support.listeners import Client, Served, StandIn, served
 from tests.support.waiting import eventually
 
@@ -36,6 +37,23 @@ def get(path: str, *headers: str, version: str = "1.1") -> bytes:
 
 def post(length: int, *headers: str) -> bytes:
     return "\r\n".join(["POST / HTTP/1.1", "Host: x", f"Content-Length: {length}", *headers, "", ""]).encode()
+
+
+async def test_a_target_in_absolute_form_says_whose_the_request_is(echo: Served) -> None:
+    client = await echo.connect()
+    for target, host, path in (
+        ("http://shop.example:8080/p?q=http://x", "shop.example:8080", "/p"),
+        ("http://user@shop.example?q", "shop.example", "/"),
+        ("/p?q=http://other", "x", "/p"),
+    ):
+        client.send(get(target))
+        document = await client.document()
+        assert (document["header"], document["path"]) == ({"host": [host]}, path)
+    only = Route(actor="MTEST", host="shop.example")
+    echo.listener.routes = echo.listener.routes.without("MTEST").with_route(only)
+    client.send(get("http://shop.example/"), get("http://other/"))
+    assert [(await client.answer())[0].split(b" ")[1] for _ in range(2)] == [b"200", b"404"]
+    client.close()
 
 
 # --- order ---
