@@ -8,6 +8,7 @@ Layout::
     <shared>/providers/<hash>.nk   the same for the program of a provider that is packed into an archive
     <shared>/hosts/<name>/         one folder per host, locked while the host runs:
         host.nk  lock  jetstream/ …
+        nats-users/<key>.creds     NATS users that the host made for its providers
         cluster.json               cluster keys that were changed while the host ran (wasmhost.keys.cluster_keys)
         cluster/<name>.nk          seeds of cluster keys, put there by the operator
     <shared>/cluster/<name>.nk     the same for all hosts of the user

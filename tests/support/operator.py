@@ -53,13 +53,19 @@ class Operator:
         self._account = KeyPair.generate(Role.ACCOUNT)
         self._system = KeyPair.generate(Role.ACCOUNT)
         self._revoked: dict[str, int] = {}
+        self._signing_keys: list[dict[str, object]] = []
 
     @property
     def config(self) -> str:
         operator = _token(
             self._operator, self._operator, "op", {"type": "operator", "system_account": self._system.public}
         )
-        account = {"type": "account", "limits": _ACCOUNT_LIMITS, "revocations": self._revoked}
+        account = {
+            "type": "account",
+            "limits": _ACCOUNT_LIMITS,
+            "revocations": self._revoked,
+            "signing_keys": self._signing_keys,
+        }
         tokens = {
             self._account.public: _token(self._operator, self._account, "acc", account),
             self._system.public: _token(
@@ -94,6 +100,19 @@ class Operator:
         if responses:
             permissions["resp"] = {"max": responses, "ttl": 10_000_000_000}
         return _token(self._account, key, "user", {"type": "user", **permissions, **_ANY}, expires), key.seed
+
+    def scoped_key(self, template: dict[str, object]) -> KeyPair:
+        """A signing key of the account whose users may do what the template says, and only that."""
+        key = KeyPair.generate(Role.ACCOUNT)
+        limits = {"subs": -1, "data": -1, "payload": -1}
+        scope = {"kind": "user_scope", "key": key.public, "role": "provider", "template": {**limits, **template}}
+        self._signing_keys.append(scope)
+        return key
+
+    @property
+    def account(self) -> str:
+        """Public key of the account."""
+        return self._account.public
 
     def revoke(self, seed: str) -> None:
         """Refuse all tokens of a user so far, once the server has read :attr:`config` again."""

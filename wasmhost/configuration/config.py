@@ -10,13 +10,15 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from lattice.connectoptions import DEFAULT_INBOX_PREFIX
 from lattice.errors import Code, LatticeError
 from wasmhost.actors.limits import LIMITS, changed
 from wasmhost.configuration.endpoint import NatsEndpoint, endpoint
+from wasmhost.configuration.readers import PROVIDER
 from wasmhost.configuration.settings import SETTINGS, Resolved, SettingsError, resolve
 from wasmhost.control.labels import holds_seed
 from wasmhost.guest.calls import Limits
@@ -125,14 +127,15 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
         policy = read_policy(r, environ)
     except SettingsError as exc:
         raise ConfigError(exc.problems) from exc
+    paths = locate(environ, state=r.text("state"), name=r.text("name"))
     return HostConfig(
-        paths=locate(environ, state=r.text("state"), name=r.text("name")),
+        paths=paths,
         name=r.text("name"),
         lattice=r.text("lattice", "default"),
         ctl_prefix=r.text("ctl_topic_prefix", "wasmbus.ctl"),
         rpc=endpoint(r, "rpc"),
         control=endpoint(r, "ctl"),
-        providers=endpoint(r, "prov_rpc"),
+        providers=_providers(r, paths),
         host_seed=r.text("host_seed"),
         cluster_seed=r.text("cluster_seed"),
         cluster_issuers=r.list("cluster_issuers"),
@@ -160,6 +163,24 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
         log_level=r.text("log_level", "info"),
         structured_logging=r.choice("structured_logging"),
     )
+
+
+def _providers(r: Resolved, paths: StatePaths) -> NatsEndpoint:
+    """The provider connection. Raises ConfigError where the host should make users and cannot."""
+    given = endpoint(r, "prov_rpc")
+    key, account = r.text("prov_rpc_signing_key"), r.text("prov_rpc_account")
+    if not key and not account:
+        return given
+    if not key or not account:
+        raise ConfigError(
+            (
+                "prov_rpc_signing_key and prov_rpc_account: one is there without the other; users of providers are "
+                "made with a signing key of an account and the public key of that account",
+            )
+        )
+    own = given.credentials if PROVIDER in given.credentials else str(paths.host / "nats-users" / f"{PROVIDER}.creds")
+    inbox = given.inbox_prefix if r.given("prov_rpc_inbox_prefix") else f"{DEFAULT_INBOX_PREFIX}_providers.{PROVIDER}"
+    return replace(given, jwt="", seed="", credentials=own, inbox_prefix=inbox, signing_key=key, account=account)
 
 
 def detected_labels() -> dict[str, str]:

@@ -26,6 +26,10 @@ class NatsEndpoint:
     """Path of a credentials file; goes before ``jwt`` and ``seed``."""
     tls: TlsFiles = SYSTEM_TLS
     inbox_prefix: str = DEFAULT_INBOX_PREFIX
+    signing_key: str = ""
+    """Path of the seed with which the host makes its providers' users, into the files that ``credentials`` names."""
+    account: str = ""
+    """The account, ``A…``, that those users belong to."""
 
     def options(self, name: str, *, allow_anonymous: bool) -> ConnectOptions:
         """How to connect; ``name`` is shown in the server's monitoring."""
@@ -61,7 +65,8 @@ class NatsEndpoint:
     def settings(self, kind: str) -> dict[str, str]:
         """As a file of settings would hold it."""
         tls = self.tls
-        return {
+        minting = {f"{kind}_signing_key": self.signing_key, f"{kind}_account": self.account} if self.account else {}
+        return minting | {
             f"{kind}_host": self.url,
             f"{kind}_jwt": self.jwt,
             f"{kind}_seed": self.seed,

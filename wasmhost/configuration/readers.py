@@ -155,6 +155,18 @@ def as_keys(role: Role, what: str) -> Parser:
     return parse
 
 
+def as_key(role: Role, what: str) -> Parser:
+    """One public key of this role."""
+
+    def parse(value: object) -> str:
+        text = as_text(value)
+        if not is_key(text, role):
+            raise Unusable(f"{_hidden_if_seed(text)} is not {what}")
+        return text
+
+    return parse
+
+
 def as_revocations(value: object) -> tuple[str, ...]:
     """What may no longer run here, in the words of ``claims revoke``."""
     items = tuple(item for part in _items(value) for item in _items(part))

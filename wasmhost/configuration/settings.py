@@ -107,6 +107,18 @@ SETTINGS: tuple[Setting, ...] = (
     *_connection("rpc", "WASMCLOUD_RPC"),
     *_connection("ctl", "WASMCLOUD_CTL"),
     *_connection("prov_rpc", "WASMCLOUD_PROV_RPC"),
+    Setting(
+        "prov_rpc_signing_key",
+        readers.as_path_of(providers=False),
+        "/etc/wasmhost/providers.nk",
+        ("WASMHOST_PROV_RPC_SIGNING_KEY",),
+    ),
+    Setting(
+        "prov_rpc_account",
+        readers.as_key(Role.ACCOUNT, "an account's public key"),
+        "AA…",
+        ("WASMHOST_PROV_RPC_ACCOUNT",),
+    ),
     Setting("rpc_timeout_ms", _MS, "2000", ("WASMCLOUD_RPC_TIMEOUT_MS",)),
     Setting("ctl_topic_prefix", readers.as_prefix, "wasmbus.ctl", ("WASMCLOUD_CTL_TOPIC_PREFIX",)),
     Setting("prov_shutdown_delay_ms", _MS, "300", ("WASMCLOUD_PROV_SHUTDOWN_DELAY_MS",)),

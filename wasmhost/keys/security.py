@@ -120,7 +120,7 @@ def exposed_files(paths: StatePaths, endpoints: Iterable[NatsEndpoint]) -> list[
     found = [path for path in (paths.shared, paths.host) if _is_open(path)]
     found += [file.path for file in key_files(paths) if file.exposed]
     for endpoint in endpoints:
-        named = (endpoint.credentials, endpoint.tls.key)
+        named = (endpoint.credentials, endpoint.tls.key, endpoint.signing_key)
         found += [path for text in named if text for path in files_named(text) if _is_open(path)]
     return list(dict.fromkeys(found))
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 from lattice.connection import DEFAULT_INBOX_PREFIX, connect, login
 from lattice.errors import Code, LatticeError
 from lattice.hostdata import NatsExtras
 from lattice.login import Login
 from wasmhost.configuration.endpoint import NatsEndpoint
+from wasmhost.supervision.provider_users import ProviderUsers
 
 
 class ProviderLogin:
@@ -16,9 +20,18 @@ class ProviderLogin:
         """``allow_anonymous``: also beyond this machine."""
         self._endpoint = endpoint
         self._allow_anonymous = allow_anonymous
+        self.users: ProviderUsers | None = None
+        """Where the host makes the users itself."""
+        if endpoint.signing_key:
+            self.users = ProviderUsers(Path(endpoint.signing_key).expanduser(), endpoint.account, self._file)
 
-    def of(self, key: str) -> tuple[NatsEndpoint, Login]:
-        """Where and as whom this provider connects now. Reads files. Raises LatticeError."""
+    def _file(self, key: str) -> Path:
+        return Path(self._endpoint.of_provider(key).credentials).expanduser()
+
+    def of(self, key: str, *, ours: bool) -> tuple[NatsEndpoint, Login]:
+        """Where and as whom this provider connects now. Reads files, and may write one. Raises LatticeError."""
+        if self.users is not None:
+            self.users.ensure(key, renews=ours)
         endpoint = self._endpoint.of_provider(key)
         return endpoint, login(endpoint.options("", allow_anonymous=True))
 
@@ -40,7 +53,7 @@ class ProviderLogin:
         One of another maker takes a user token together with its seed, or nothing, and replies below ``_INBOX``.
         What it cannot say itself is tried here: it would only wait for a server that never admits it.
         """
-        endpoint, who = self.of(key)
+        endpoint, who = await asyncio.to_thread(self.of, key, ours=ours)
         if ours:
             return
         if who.seed and not who.jwt:

@@ -37,6 +37,7 @@ from wasmhost.supervision.link_telling import SETTLE, ask_link, publish_removal,
 from wasmhost.supervision.provider import SupervisedProvider
 from wasmhost.supervision.provider_image import ProviderImages
 from wasmhost.supervision.provider_login import ProviderLogin
+from wasmhost.supervision.provider_users import LOOK_AGAIN, ProviderUsers
 from wasmhost.supervision.surroundings import Publish, Surroundings, Timing
 
 log = structlog.get_logger(__name__)
@@ -85,6 +86,8 @@ class ProviderSupervisor:
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a provider was taken up here, or given up."""
         self._login = ProviderLogin(config.providers, allow_anonymous=config.allow_anonymous_nats)
+        if self._login.users is not None:
+            self._work.begin(self._renew_users(self._login.users), "renew NATS users")
         self._cluster = cluster or Cluster(
             identity.cluster_keys, config.lattice, host_id=identity.host_id, provider_keys=config.provider_keys
         )
@@ -350,7 +353,7 @@ class ProviderSupervisor:
 
     def _host_data(self, provider: SupervisedProvider) -> bytes:
         config, keys = self._config, self._cluster.keys_of(*provider.key)
-        endpoint, who = self._login.of(provider.image.public_key)
+        endpoint, who = self._login.of(provider.image.public_key, ours=provider.image.ours)
         return HostData(
             host_id=self._identity.host_id,
             lattice_rpc_prefix=config.lattice,
@@ -374,6 +377,11 @@ class ProviderSupervisor:
             handover_folder=str(self._handover_folder) if provider.image.ours and self._handover_folder else "",
             predecessor=provider.predecessor,
         ).encode()
+
+    async def _renew_users(self, users: ProviderUsers) -> None:
+        while True:
+            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.to_thread(users.renew, {key for key, _ in self._providers})
 
     def _log_level(self, provider: SupervisedProvider) -> str | None:
         if not provider.image.ours and os.environ.get("RUST_LOG"):

@@ -85,7 +85,7 @@ def _users(report: SecurityReport) -> Iterator[Finding]:
         yield warn(
             "users",
             f"{report.name}: all its providers are one user: one of them may read and speak for the others",
-            "give each a user: prov_rpc_creds with {provider} in its path",
+            "give each a user: prov_rpc_creds with {provider} in its path, or prov_rpc_signing_key",
         )
     elif not same:
         yield ok("users", f"{report.name}: control, calls and each provider are users of their own")
