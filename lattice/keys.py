@@ -78,7 +78,9 @@ def _decode(what: str, text: str, length: int) -> bytes:
     return body
 
 
-def _decode_public(text: str) -> tuple[Role, bytes]:
+@lru_cache(maxsize=4096)
+def decode_public(text: str) -> tuple[Role, bytes]:
+    """Role and the 32 raw bytes of a public key; MalformedMessage if it is none (length, alphabet, CRC, prefix)."""
     body = _decode("public key", text, _PUBLIC_LENGTH)
     role = _ROLES.get(body[0])
     if role is None:
@@ -86,18 +88,10 @@ def _decode_public(text: str) -> tuple[Role, bytes]:
     return role, body[1:]
 
 
-_cached_public = lru_cache(maxsize=4096)(_decode_public)
-
-
-def decode_public(text: str) -> tuple[Role, bytes]:
-    """Role and the 32 raw bytes of a public key; MalformedMessage if it is none (length, alphabet, CRC, prefix)."""
-    return _cached_public(text)
-
-
 def role_of(text: str) -> Role | None:
     """The role of a public key, None if ``text`` is none."""
     try:
-        return _cached_public(text)[0]
+        return decode_public(text)[0]
     except MalformedMessage:
         return None
 
@@ -110,7 +104,7 @@ def is_key(text: str, role: Role) -> bool:
 def require_key(text: str, role: Role, what: str) -> str:
     """``text`` itself if it is a public key of this role; otherwise a MalformedMessage that begins with ``what``."""
     try:
-        found = _cached_public(text)[0]
+        found = decode_public(text)[0]
     except MalformedMessage as error:
         raise MalformedMessage(f"{what} {text[:60]!r}: {error}") from error
     if found is not role:
@@ -125,7 +119,7 @@ def verify(public: str, message: bytes, signature: bytes) -> bool:
 
     About 60 µs: the decoded key is kept, the rest is curve arithmetic.
     """
-    raw = _cached_public(public)[1]
+    raw = decode_public(public)[1]
     if len(signature) != 64:
         return False
     try:

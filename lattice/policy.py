@@ -135,17 +135,6 @@ class Verdict:
             raise MalformedMessage("policy decision: permitted is neither true nor false")
         return cls(request_id, permitted, (fields.optional_text("message") or "")[:_LONGEST_MESSAGE])
 
-    def encode_change(self) -> bytes:
-        """As a change that hosts of both generations understand."""
-        return document.encode(
-            {
-                "requestId": self.request_id,
-                "request_id": self.request_id,
-                "permitted": self.permitted,
-                "message": self.message,
-            }
-        )
-
 
 def encode_outcome(success: bool) -> bytes:
     """The answer to a change: whether this host knows the request that it is about."""

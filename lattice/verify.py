@@ -9,7 +9,6 @@ from lattice import antiforgery, keys
 from lattice.authority import Authority
 from lattice.errors import LatticeError, NotAuthorized, NotLinked
 from lattice.invocation import Entity, Invocation
-from lattice.links import LinkDefinition, LinkTable
 
 MAX_AGE: Final = 300.0
 """Seconds after which an invocation is refused, whether its token expires or not."""
@@ -305,20 +304,6 @@ def not_linked(*, actor: str, contract: str, link_name: str, lattice: str) -> No
         f"({actor} has no link '{link_name}'); create one: wasmhost link put {actor} PROVIDER {contract}"
         + ("" if link_name == "default" else f" --link {link_name}")
     )
-
-
-def authorise_outbound(
-    *, actor: str, capabilities: Collection[str], links: LinkTable, contract: str, link_name: str, lattice: str
-) -> LinkDefinition:
-    """The link that a host call to a provider takes: both a link and a capability claim are needed.
-
-    Raises NotLinked or NotAuthorized, whose text begins with the classic phrase that reaches the guest.
-    """
-    link = links.resolve(actor, contract, link_name)
-    if link is None:
-        raise not_linked(actor=actor, contract=contract, link_name=link_name, lattice=lattice)
-    authorise_capability(actor=actor, capabilities=capabilities, contract=contract)
-    return link
 
 
 def is_unlinked_refusal(error: LatticeError, actor: str) -> bool:

@@ -117,10 +117,6 @@ class ListItem:
         return cls(list_name=fields.text("listName"), value=fields.text("value"))
 
 
-ListAddRequest = ListItem
-ListDelRequest = ListItem
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListRangeRequest:
     """Zero-based, both ends inclusive, negative counts from the end."""
@@ -158,7 +154,3 @@ class SetItem:
         """Raise MalformedMessage, and nothing else."""
         fields = Fields.argument("set request", data)
         return cls(set_name=fields.text("setName"), value=fields.text("value"))
-
-
-SetAddRequest = SetItem
-SetDelRequest = SetItem

@@ -73,9 +73,7 @@ def test_answers_and_changes_of_both_generations_are_read(name: str) -> None:
     assert Verdict.decode(text.encode()) == Verdict("id", False, "no")
 
 
-def test_a_change_is_written_for_both_generations() -> None:
-    change = json.loads(Verdict("id", True).encode_change())
-    assert change == {"requestId": "id", "request_id": "id", "permitted": True, "message": ""}
+def test_a_change_that_was_taken_up_is_confirmed() -> None:
     assert json.loads(encode_outcome(True)) == {"success": True}
 
 

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from lattice import antiforgery, jwt, verify
 from lattice.antiforgery import Signer
 from lattice.authority import Authority, Delegation
-from lattice.errors import Code, MalformedMessage, NotAuthorized, NotLinked
+from lattice.errors import Code, MalformedMessage, NotAuthorized
 from lattice.invocation import Entity, Invocation
 from lattice.keys import KeyPair, Role, derive
-from lattice.links import LinkDefinition, LinkTable
 from lattice.verify import PayloadDigest, ReplayWindow, verify_chunked, verify_invocation
 from tests.support.strategies import ACTOR, CLUSTER, HOST, PROVIDER, json_values, texts
 
@@ -372,35 +371,24 @@ def test_a_provider_that_hides_its_contract_is_refused_and_clients_are_not() -> 
         verify.authorise_provider_origin(call(origin=origin, target=ORIGIN), [])
 
 
-LINK = LinkDefinition(actor_id=ACTOR.public, provider_id=PROVIDER.public, contract_id="wasmcloud:keyvalue")
-
-
-def outbound(links: LinkTable, capabilities: set[str], link_name: str = "default") -> LinkDefinition:
-    return verify.authorise_outbound(
-        actor=ACTOR.public,
-        capabilities=capabilities,
-        links=links,
-        contract="wasmcloud:keyvalue",
-        link_name=link_name,
-        lattice="default",
-    )
-
-
-def test_a_host_call_needs_both_a_link_and_a_claim() -> None:
-    assert outbound(LinkTable([LINK]), {"wasmcloud:keyvalue"}) == LINK
+def test_the_refusals_of_a_host_call_say_what_is_missing_and_how_to_get_it() -> None:
+    contract = "wasmcloud:keyvalue"
+    verify.authorise_capability(actor=ACTOR.public, capabilities={contract}, contract=contract)
     with pytest.raises(NotAuthorized) as no_claim:
-        outbound(LinkTable([LINK]), {"wasmcloud:httpserver"})
+        verify.authorise_capability(actor=ACTOR.public, capabilities={"wasmcloud:httpserver"}, contract=contract)
     assert str(no_claim.value).startswith(
         "Invocation not authorized: missing capability claim for wasmcloud:keyvalue (M"
     )
-    with pytest.raises(NotLinked) as no_link:
-        outbound(LinkTable(), {"wasmcloud:keyvalue"})
-    assert str(no_link.value) == (
+
+    def no_link(link_name: str) -> str:
+        missing = verify.not_linked(actor=ACTOR.public, contract=contract, link_name=link_name, lattice="default")
+        return str(missing)
+
+    assert no_link("default") == (
         f"Invocation not authorized: missing link definition for wasmcloud:keyvalue on default ({ACTOR.public} has no "
         f"link 'default'); create one: wasmhost link put {ACTOR.public} PROVIDER wasmcloud:keyvalue"
     )
-    with pytest.raises(NotLinked, match=r"--link second$"):
-        outbound(LinkTable([LINK]), {"wasmcloud:keyvalue"}, link_name="second")
+    assert no_link("second").endswith(" --link second")
 
 
 # ---- chunked calls

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from lattice.links import LinkDefinition
-from lattice.security_report import Route, SecurityReport
+from lattice.security_report import SecurityReport
 from wasmhost.cli.doctor.findings import Finding, fix, ok, warn
 from wasmhost.cli.up.addresses import HTTP_CONTRACT, Address
 
@@ -265,8 +265,3 @@ def _day(moment: int) -> str:
         return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
     except (ValueError, OverflowError, OSError):  # a host may tell any number
         return f"{moment} s after 1970"
-
-
-def routes_of(reports: Sequence[SecurityReport]) -> Iterator[Route]:
-    for report in reports:
-        yield from report.routes.values()
