@@ -52,6 +52,8 @@ class Hearsay:
         self._on_claims = on_claims
         self._changes: dict[str, tuple[int, str]] = {}
         """Per link id, moment and host of the last change; also of links that are gone."""
+        self.unstored: set[str] = set()
+        """The ids of links that were changed while there was no bucket, by whatever host."""
         self._introduced: set[str] = set()
         """Whose claims were heard since :meth:`open`."""
         self._subscription: Subscription | None = None
@@ -71,6 +73,7 @@ class Hearsay:
             if link.id not in self._changes:  # else an event that came meanwhile is newer
                 with contextlib.suppress(MalformedMessage):
                     self._on_link(link.check())
+                    self.unstored.add(link.id)
         for entry in claims:
             if entry.get("sub") and entry["sub"] not in self._introduced:
                 self._on_claims(entry)
@@ -85,6 +88,7 @@ class Hearsay:
         """The moment of a change that this host makes now, in microseconds since the epoch: later than all others."""
         moment = self._after(link_id)
         self._changes[link_id] = moment, self._host_id
+        self.unstored.add(link_id)
         return moment
 
     def _after(self, link_id: str) -> int:
@@ -97,6 +101,7 @@ class Hearsay:
         if change <= self._changes.get(link_id, (0, "")):
             return False
         self._changes[link_id] = change
+        (self.unstored.discard if moment is None else self.unstored.add)(link_id)
         return True
 
     def _on_event(self, _subject: str, _reply: str, _headers: Headers, payload: bytes) -> None:

@@ -8,7 +8,6 @@ degraded. Keys and values are those of classic hosts (``docs/protocol.md``).
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -25,14 +24,20 @@ from lattice.jetstream import WRITE_TIMEOUT
 from lattice.links import LinkDefinition, LinkKey, LinkTable, link_id
 from lattice.store import Bucket, Change, Conflict, StoreUnavailable, open_bucket
 from lattice.transport import State
+from wasmhost.knowledge.entries import (
+    CLAIMS_PREFIX,
+    LINK_PREFIX,
+    REFERENCE_PREFIX,
+    encode,
+    read_claims,
+    read_link,
+    reference_key,
+)
 from wasmhost.knowledge.hearsay import Hearsay
 from wasmhost.knowledge.late_entries import LateEntries
 
 log = structlog.get_logger(__name__)
 
-LINK_PREFIX: Final = "LINKDEF_"
-CLAIMS_PREFIX: Final = "CLAIMS_"
-REFERENCE_PREFIX: Final = "REFMAP_"
 RETRY: Final = 5.0
 """Seconds between attempts to find a JetStream that was not there."""
 _LONGEST_REFERENCE: Final = 1000
@@ -40,7 +45,6 @@ _LONGEST_REFERENCE: Final = 1000
 _FIRST_READ_TIMEOUT: Final = 10.0
 Publish = Callable[[str, Mapping[str, Any]], None]
 _NOTHING_CLAIMED: Final = {"rev": "0", "caps": "", "tags": "", "call_alias": ""}
-_NEWER_NAMES: Final = {"capabilities": "caps", "issuer": "iss", "revision": "rev", "subject": "sub"}
 
 
 class Metadata:
@@ -141,7 +145,7 @@ class Metadata:
         """Store a link and switch to it. Raises LatticeError when it cannot be stored; nothing has changed then."""
         if self._bucket is None:
             self._set_link(link, self._changed(link.id))
-        elif self._is_next(link.id, await self._bucket.put(LINK_PREFIX + link.id, _encoded(link.to_json()))):
+        elif self._is_next(link.id, await self._bucket.put(LINK_PREFIX + link.id, encode(link.to_json()))):
             self._set_link(link)
 
     async def stored_link(self, key: LinkKey) -> LinkDefinition | None:
@@ -156,7 +160,7 @@ class Metadata:
         try:
             async with asyncio.timeout(WRITE_TIMEOUT):
                 entry = await self._bucket.get(entry_key)
-            return None if entry is None else _read_link(entry_key, entry.value)
+            return None if entry is None else read_link(entry_key, entry.value)
         except (LatticeError, TimeoutError) as error:
             log.debug("metadata.link_not_read", key=entry_key, reason=str(error))
             return known
@@ -178,14 +182,14 @@ class Metadata:
     async def put_claims(self, claims: Mapping[str, str]) -> None:
         """Make an actor's or provider's claims known; what cannot be stored now is stored later, and known here."""
         self._set_claims(claims)
-        await self._store(CLAIMS_PREFIX + claims["sub"], _encoded(claims))
+        await self._store(CLAIMS_PREFIX + claims["sub"], encode(claims))
 
     async def put_reference(self, reference: str, key: str) -> None:
         """Make it known that an image reference holds this key; stored later if it cannot be now."""
         if self.references.get(reference) == key or len(reference) > _LONGEST_REFERENCE:
             return
         self._set_reference(reference, key)
-        await self._store(reference_key(reference), _encoded({"oci_url": reference, "public_key": key}))
+        await self._store(reference_key(reference), encode({"oci_url": reference, "public_key": key}))
         self._publish(*events.refmap_set(oci_url=reference, public_key=key))
 
     async def _store(self, key: str, value: bytes) -> None:
@@ -226,8 +230,9 @@ class Metadata:
                 log.debug("metadata.still_degraded", reason=str(error))
 
     async def _move(self) -> None:
-        """From memory into the bucket: what it holds already wins over what this host remembers."""
+        """From memory into the bucket: what it holds already wins, unless it was changed since it could be read."""
         bucket = await self._open_bucket()
+        await self._store_changes(bucket)
         copied = await self._copy(bucket, set())
         self._filled.set()  # what the bucket adds is news: providers run here that have not heard of it
         self._begin_watch(bucket)
@@ -241,6 +246,21 @@ class Metadata:
             await bucket.delete(key)
         await self._copy(bucket, copied)
 
+    async def _store_changes(self, bucket: Bucket) -> None:
+        """Store the links that were put and removed while there was no bucket: that was acknowledged."""
+        unstored = self._hearsay.unstored if self._hearsay is not None else set()
+        while unstored:
+            changed = unstored.pop()
+            try:
+                link = self._link(changed)
+                if link is None:
+                    await bucket.delete(LINK_PREFIX + changed)
+                else:
+                    await bucket.put(LINK_PREFIX + changed, encode(link.to_json()))
+            except LatticeError:
+                unstored.add(changed)
+                raise
+
     async def _copy(self, bucket: Bucket, known: set[str]) -> set[str]:
         """Store every entry but the ``known`` ones, unless the bucket has it; the keys of all of them."""
         entries = self._entries()
@@ -252,10 +272,10 @@ class Metadata:
 
     def _entries(self) -> dict[str, bytes]:
         """Everything that is known, as the bucket holds it."""
-        entries = {LINK_PREFIX + link.id: _encoded(link.to_json()) for link in self.links}
-        entries |= {CLAIMS_PREFIX + subject: _encoded(claims) for subject, claims in self.claims.items()}
+        entries = {LINK_PREFIX + link.id: encode(link.to_json()) for link in self.links}
+        entries |= {CLAIMS_PREFIX + subject: encode(claims) for subject, claims in self.claims.items()}
         return entries | {
-            reference_key(reference): _encoded({"oci_url": reference, "public_key": key})
+            reference_key(reference): encode({"oci_url": reference, "public_key": key})
             for reference, key in self.references.items()
         }
 
@@ -317,16 +337,12 @@ class Metadata:
             if change.value is None:
                 self._drop_link(changed)
                 return
-            self._set_link(_read_link(change.key, change.value))
+            self._set_link(read_link(change.key, change.value))
         elif change.key.startswith(CLAIMS_PREFIX):
-            subject = change.key.removeprefix(CLAIMS_PREFIX)
             if change.value is None:
-                self._drop_claims(subject)
-                return
-            claims = read_claims(document.parse("claims", change.value))
-            if claims.get("sub", subject) != subject:
-                raise MalformedMessage("the key does not name whose claims it holds")
-            self._set_claims(claims)
+                self._drop_claims(change.key.removeprefix(CLAIMS_PREFIX))
+            else:
+                self._set_claims(read_claims(change.key, change.value))
         elif change.key.startswith(REFERENCE_PREFIX) and change.value is not None:
             entry = document.Document.parse("reference", change.value)
             self._set_reference(entry.required_text("oci_url"), entry.required_text("public_key"))
@@ -369,8 +385,11 @@ class Metadata:
                 self._publish(*events.linkdef_set(link, changed_us))
             self.on_link_set(link, previous)
 
+    def _link(self, link_id: str) -> LinkDefinition | None:
+        return next((link for link in self.links if link.id == link_id), None)
+
     def _drop_link(self, link_id: str, changed_us: int | None = None, *, heard: bool = False) -> None:
-        link = next((link for link in self.links if link.id == link_id), None)
+        link = self._link(link_id)
         if link is not None:
             self.links = self.links.without(link.key)
             self._tell_deleted(link, changed_us, heard=heard)
@@ -402,36 +421,3 @@ class Metadata:
             if alias and subject.startswith("M") and aliases.setdefault(alias, subject) != subject:
                 log.info("metadata.alias_taken", alias=alias, actor=subject, owner=aliases[alias])
         self._aliases = aliases
-
-
-def _read_link(key: str, value: bytes) -> LinkDefinition:
-    """The link in an entry of the bucket. Raises MalformedMessage."""
-    link = LinkDefinition.from_json(document.parse("link definition", value)).check()
-    if LINK_PREFIX + link.id != key:
-        raise MalformedMessage("the key is not the hash of the link that it holds")
-    return link
-
-
-def reference_key(reference: str) -> str:
-    """The bucket's key for an image reference."""
-    return REFERENCE_PREFIX + base64.urlsafe_b64encode(reference.encode()).rstrip(b"=").decode()
-
-
-def read_claims(value: object) -> dict[str, str]:
-    """The all-string form of a claims entry, also from the typed form that later classic hosts write.
-
-    Raises MalformedMessage.
-    """
-    fields = document.Document("claims", value)
-    claims = {}
-    for name in fields.names():
-        member = fields.raw(name)
-        items = member if isinstance(member, list) else [] if member is None else [member]
-        if not all(isinstance(item, str | int) for item in items):
-            raise MalformedMessage(f"claims: {name[:40]} is neither text, number nor a list of them")
-        claims[_NEWER_NAMES.get(name, name)] = ",".join(map(str, items))
-    return claims
-
-
-def _encoded(value: Mapping[str, Any]) -> bytes:
-    return document.encode(dict(value))

@@ -21,7 +21,8 @@ from lattice.store import open_bucket
 from tests.support.nats import NatsServer, with_limited_user
 from tests.wasmhost.control.waiting import until
 from wasmhost.control.events import EventPublisher
-from wasmhost.knowledge.metadata import Metadata, read_claims
+from wasmhost.knowledge.entries import as_texts
+from wasmhost.knowledge.metadata import Metadata
 
 ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public
 PROVIDER = KeyPair.from_raw(Role.SERVICE, bytes([4]) * 32).public
@@ -285,7 +286,7 @@ def test_the_typed_claims_of_later_classic_hosts_are_read_as_texts() -> None:
         "tags": [],
         "version": "1",
     }
-    assert read_claims(typed) == {
+    assert as_texts(typed) == {
         "call_alias": "",
         "caps": "a,b",
         "iss": "A",
@@ -344,6 +345,35 @@ async def test_jetstream_that_is_switched_on_later_with_a_domain_is_found(
         assert sorted(told, key=lambda each: each.link_name) == [link(1), link(2)]
         await until(lambda: len(before.links) == 2, timeout=20)
     finally:
+        server.stop()
+
+
+async def test_what_was_changed_without_jetstream_counts_when_it_comes_back_with_what_it_held(
+    opened: SimpleNamespace, tmp_path: Path
+) -> None:
+    server = NatsServer(tmp_path / "nats").start()
+    plain = NatsServer(tmp_path / "plain", jetstream=False, port=server.port)
+    try:
+        before = await opened.at("N0", server.url)
+        for number in range(3):
+            await before.put_link(link(number, age="old"))
+        server.stop()
+        plain.start()
+        one = await opened.at("N1", server.url)
+        await one.put_link(link(0, age="new"))
+        two = await opened.at("N2", server.url)
+        await one.put_link(link(1, age="new"))
+        await until(lambda: link(1).key in two.links)
+        await two.delete_link(link(1).key)
+        await until(lambda: list(one.links) == [link(0, age="new")])
+        plain.stop()
+        server.start()
+        known = [link(0, age="new"), link(2, age="old")]
+        for each in (one, two, before):
+            await until(lambda each=each: sorted(each.links, key=lambda link: link.link_name) == known, 20)
+        assert one.degraded is None and two.degraded is None
+    finally:
+        plain.stop()
         server.stop()
 
 
