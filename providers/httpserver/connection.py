@@ -194,7 +194,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def on_body(self, body: bytes) -> None:
         exchange = self._line[-1]
         if exchange.reply is None:
-            exchange.parts.append(body)
+            exchange.keep(body)
         exchange.size += len(body)
 
     def on_message_complete(self) -> None:

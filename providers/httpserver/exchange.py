@@ -13,6 +13,9 @@ from providers.httpserver.routes import Route, authority
 _DECISIVE: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect"})
 """Headers that say where a request goes and where it ends."""
 
+_SMALL: Final = 1024
+"""Bytes."""
+
 
 class Exchange:
     """Made when the head of a request is complete. The connection fills in the body, the listener the rest."""
@@ -56,7 +59,7 @@ class Exchange:
         self.route: Route | None = None
         self.added = ""
         """Header lines of the answer that do not come from the actor."""
-        self.parts: list[bytes] = []
+        self.parts: list[bytes | bytearray] = []
         self.size = 0
         self.counted = 0
         """How much of ``size`` stands in the listener's account."""
@@ -99,8 +102,18 @@ class Exchange:
         """Whether the rest of its body is on its way and at most ``most`` bytes long."""
         return self.length is not None and self.length <= most and not self.expects
 
+    def keep(self, body: bytes) -> None:
+        """Add a part of the body. Small ones are put together: each on its own would take many times its size."""
+        parts = self.parts
+        if len(body) >= _SMALL or not parts:
+            parts.append(body)
+        elif isinstance(parts[-1], bytearray):
+            parts[-1] += body
+        else:
+            parts.append(bytearray(body))
+
     def body(self) -> bytes:
         parts = self.parts
         if len(parts) == 1:
-            return parts[0]
+            return bytes(parts[0])
         return b"".join(parts)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -442,6 +443,24 @@ async def test_what_frames_a_body_is_bounded_too(echo: Served) -> None:
         assert answer.startswith(b"HTTP/1.1 400 "), answer[:300]
         assert b"trailers" in answer and b"Connection: close\r\n" in answer
     assert echo.actor.requests == []
+
+
+async def test_a_body_in_tiny_chunks_takes_no_more_memory_than_its_bytes(echo: Served) -> None:
+    client = await echo.connect()
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(10):
+            client.send(b"2\r\nhi\r\n" * 10_000)
+            await client.writer.drain()
+        await eventually(lambda: echo.listener._bytes == 200_000)
+        assert tracemalloc.get_traced_memory()[0] - before < 1_500_000
+    finally:
+        tracemalloc.stop()
+    client.send(b"0\r\n\r\n")
+    assert (await client.document())["body"] == "hi" * 100_000
+    client.close()
 
 
 # --- slow clients ---
