@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lattice import claims as lattice_claims
-from lattice.errors import LatticeError
+from lattice.errors import LatticeError, Unreachable
 from lattice.keys import Role
 from lattice.signing import sign_actor
 from wasmhost.cli.app import App, lattice_options, output_option, pass_app, state_option
@@ -16,6 +17,9 @@ from wasmhost.cli.output import Column, Row
 from wasmhost.cli.signed_files import claims_document, named, read_file, replace_file
 from wasmhost.cli.signing import capability_options, contract_id, lifetime, read_seed, token_options
 from wasmhost.cli.watching import watch_option
+
+if TYPE_CHECKING:
+    from wasmhost.cli.session import Session
 
 
 @click.command(short_help="sign an actor")
@@ -85,7 +89,14 @@ def sign(
 def get_claims(app: App) -> None:
     """Show the claims of the actors and providers that the lattice knows, running or not."""
 
-    entries = app.run(lambda session: session.client.claims())
+    async def work(session: Session) -> list[dict[str, str]]:
+        try:
+            return await session.client.claims()
+        except Unreachable:
+            await session.some_hosts()  # says in words that nobody is there
+            raise
+
+    entries = app.run(work)
     shown = sorted(entries, key=lambda entry: (entry.get("sub", "")[:1], entry.get("name", ""), entry.get("sub", "")))
     if app.output.json:
         app.output.document(

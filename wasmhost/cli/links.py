@@ -72,11 +72,8 @@ def get_links(app: App) -> None:
     """Show which actor may call which provider, with the values the provider was given."""
 
     async def work(session: Session) -> tuple[list[LinkDefinition], list[Inventory], list[dict[str, str]]]:
-        return (
-            list(await session.client.links()),
-            await session.inventories(),
-            list(await session.client.claims()),
-        )
+        inventories = await session.inventories()  # asked first: it says in words that nobody is there
+        return list(await session.client.links()), inventories, list(await session.client.claims())
 
     links, inventories, claims = app.run(work)
     states = [link_state(link, inventories) for link in links]

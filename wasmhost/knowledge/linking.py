@@ -105,7 +105,8 @@ class Linking:
         except TimeoutError:
             status = None
         except Unreachable:
-            _warn(link, "the provider runs nowhere")
+            if link.provider_id != present.provider_id:  # else the link that it replaces served nobody either
+                _warn(link, "the provider runs nowhere")
             return True
         if status is None and not ours and link.provider_id == present.provider_id:
             return False

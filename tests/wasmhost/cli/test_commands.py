@@ -365,7 +365,8 @@ def test_wrong_input_is_told_before_anything_is_sent(host: str, wasmhost: Wasmho
 
 def test_a_lattice_without_hosts_and_an_address_without_server_are_unreachable(wasmhost: Wasmhost) -> None:
     assert wasmhost("get", "hosts", "-x", "empty", "-o", "json").json == {"hosts": []}
-    assert "no host answers in lattice 'empty'" in wasmhost("get", "actors", "-x", "empty", code=6).err
+    for kind in ("inventory", "actors", "providers", "links", "claims"):
+        assert "no host answers in lattice 'empty'" in wasmhost("get", kind, "-x", "empty", code=6).err
     nowhere = wasmhost("get", "hosts", "--nats-url", f"nats://127.0.0.1:{free_port()}", "-o", "json", code=6)
     assert json.loads(nowhere.err)["exit_code"] == 6
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from lattice import bundled
 from lattice.antiforgery import Signer
@@ -265,6 +266,15 @@ async def test_a_relinked_actor_has_its_new_provider_ready_before_the_switch(roo
     await until(lambda: not listening(first))
     assert listening(second)
     assert room.described(HTTP.public_key).links == {}
+
+
+async def test_a_link_that_served_nobody_is_replaced_without_a_warning(room: Room) -> None:
+    await room.linking.put(http_link(free_port()))
+    with capture_logs() as logged:
+        await room.linking.put(http_link(free_port()))
+        assert [event["event"] for event in logged if event["log_level"] == "warning"] == []
+        await room.linking.put(http_link(free_port(), IMAGES["test:web"].public_key))
+    assert [event["event"] for event in logged if event["log_level"] == "warning"] == ["link.replaced_before_ready"]
 
 
 async def test_changed_values_reach_the_provider_before_the_snapshot(room: Room) -> None:
