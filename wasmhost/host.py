@@ -150,68 +150,19 @@ class Host:
         parts.callback(lambda: publisher.publish(*self.facts.stopped()))
         self.policy = policy = await self._open_policy(parts, control, publisher)
         holding = Holding()
-        self.providers = providers = ProviderSupervisor(
-            config,
-            identity,
-            metadata,
-            publisher.publish,
-            rpc,
-            images=self._images(config),
-            holding=holding,
-            gate=policy.gate,
-            expiry=policy.expiry,
-            halted=policy.halted,
-            cluster=cluster,
-        )
-        parts.push_async_callback(providers.close)
-
-        trace = config.log_level == "debug"
-        admission = Admission(cluster.authority, alarm=alarm.note)
-        cluster.on_authority = lambda authority: setattr(admission, "authority", authority)
-        directory = ActorDirectory()
-        call_policy = policy.calls(directory)
-        chunks = Chunks(rpc, config.lattice, domain=config.js_domain or "")
-        parts.push_async_callback(chunks.close)
-        spies = Spies()
-        call_events = CallEvents(control, config.lattice, identity.host_id) if config.rpc_events else None
-        outbound = Outbound(
-            lattice=config.lattice,
-            rpc=RpcClient(rpc, config.lattice, cluster.signer, chunks),
-            view=metadata,
-            directory=directory,
-            admission=admission,
-            local=config.local,
-            linked=LinkedCalls(metadata, holding=holding, repeat_link=providers.repeat_link),
-            provider_status=providers.failure_of,
-            provider_stalled=providers.stalled,
-            halted=policy.halted.reason,
-            policy=call_policy,
-            spies=spies,
-            call_events=call_events,
-            trace=trace,
-        )
-        self.actors = actors = ActorRegistry(
-            config=config,
-            host_id=identity.host_id,
+        self.providers = providers = self._make_providers(parts, rpc, publisher, holding)
+        directory, spies = ActorDirectory(), Spies()
+        self.actors = actors = self._make_actors(
+            parts,
+            control=control,
+            rpc=rpc,
+            publisher=publisher,
             engine=engine,
-            transport=rpc,
-            chunks=chunks,
             directory=directory,
-            admission=admission,
-            outbound=outbound,
-            publish_event=publisher.publish,
-            put_claims=metadata.put_claims,
-            put_reference=metadata.put_reference,
-            known_claims=metadata.claims_of,
-            gate=policy.gate,
-            expiry=policy.expiry,
-            halted=policy.halted,
-            call_policy=call_policy,
+            alarm=alarm,
+            holding=holding,
             spies=spies,
-            call_events=call_events,
-            trace=trace,
         )
-        parts.push_async_callback(self._drain_actors)
         policy.enforce(actors, providers)
 
         self.linking = linking = Linking(
@@ -234,27 +185,12 @@ class Host:
             guests=engine.variant,
         )
         await self._open_observation(parts, control, control_subjects, spies, book)
-        server = ControlServer(
-            control,
-            control_subjects,
-            facts=facts,
-            actors=actors,
-            providers=providers,
-            metadata=metadata,
-            linking=linking,
-            cluster=cluster,
-            configuration=ConfigStore(control, config.lattice, publisher.publish, js_domain=config.js_domain),
-            registries=self.registries,
-            revocations=policy.revocations,
-            security=HostSecurity(
-                config, identity, control=control, rpc=rpc, running=partial(_running, directory, providers)
-            ),
-            publisher=publisher,
-            duties=duties,
-            stop_host=self.request_stop,
+        security = HostSecurity(
+            config, identity, control=control, rpc=rpc, running=partial(_running, directory, providers)
         )
-        parts.push_async_callback(server.close)
-        await server.start()
+        await self._open_control(
+            parts, control, control_subjects, publisher=publisher, duties=duties, security=security
+        )
         publisher.publish(*facts.started())
         publisher.start_heartbeat(facts.heartbeat)
         parts.push_async_callback(publisher.stop_heartbeat)
@@ -269,6 +205,119 @@ class Host:
             guests=engine.variant,
             degraded=metadata.degraded,
         )
+
+    def _make_providers(
+        self, parts: AsyncExitStack, rpc: Connection, publisher: EventPublisher, holding: Holding
+    ) -> ProviderSupervisor:
+        providers = ProviderSupervisor(
+            self.config,
+            self.identity,
+            self.metadata,
+            publisher.publish,
+            rpc,
+            images=self._images(self.config),
+            holding=holding,
+            gate=self.policy.gate,
+            expiry=self.policy.expiry,
+            halted=self.policy.halted,
+            cluster=self.cluster,
+        )
+        parts.push_async_callback(providers.close)
+        return providers
+
+    def _make_actors(
+        self,
+        parts: AsyncExitStack,
+        *,
+        control: Connection,
+        rpc: Connection,
+        publisher: EventPublisher,
+        engine: Engine,
+        directory: ActorDirectory,
+        alarm: IssuerAlarm,
+        holding: Holding,
+        spies: Spies,
+    ) -> ActorRegistry:
+        """The actors, with the data path that they are on."""
+        config, metadata, cluster, policy = self.config, self.metadata, self.cluster, self.policy
+        host_id = self.identity.host_id
+        trace = config.log_level == "debug"
+        admission = Admission(cluster.authority, alarm=alarm.note)
+        cluster.on_authority = lambda authority: setattr(admission, "authority", authority)
+        call_policy = policy.calls(directory)
+        chunks = Chunks(rpc, config.lattice, domain=config.js_domain or "")
+        parts.push_async_callback(chunks.close)
+        call_events = CallEvents(control, config.lattice, host_id) if config.rpc_events else None
+        outbound = Outbound(
+            lattice=config.lattice,
+            rpc=RpcClient(rpc, config.lattice, cluster.signer, chunks),
+            view=metadata,
+            directory=directory,
+            admission=admission,
+            local=config.local,
+            linked=LinkedCalls(metadata, holding=holding, repeat_link=self.providers.repeat_link),
+            provider_status=self.providers.failure_of,
+            provider_stalled=self.providers.stalled,
+            halted=policy.halted.reason,
+            policy=call_policy,
+            spies=spies,
+            call_events=call_events,
+            trace=trace,
+        )
+        actors = ActorRegistry(
+            config=config,
+            host_id=host_id,
+            engine=engine,
+            transport=rpc,
+            chunks=chunks,
+            directory=directory,
+            admission=admission,
+            outbound=outbound,
+            publish_event=publisher.publish,
+            put_claims=metadata.put_claims,
+            put_reference=metadata.put_reference,
+            known_claims=metadata.claims_of,
+            gate=policy.gate,
+            expiry=policy.expiry,
+            halted=policy.halted,
+            call_policy=call_policy,
+            spies=spies,
+            call_events=call_events,
+            trace=trace,
+        )
+        parts.push_async_callback(self._drain_actors)
+        return actors
+
+    async def _open_control(
+        self,
+        parts: AsyncExitStack,
+        control: Connection,
+        served: subjects.Control,
+        *,
+        publisher: EventPublisher,
+        duties: Duties,
+        security: HostSecurity,
+    ) -> None:
+        config = self.config
+        server = ControlServer(
+            control,
+            served,
+            facts=self.facts,
+            actors=self.actors,
+            providers=self.providers,
+            metadata=self.metadata,
+            linking=self.linking,
+            cluster=self.cluster,
+            configuration=ConfigStore(control, config.lattice, publisher.publish, js_domain=config.js_domain),
+            registries=self.registries,
+            revocations=self.policy.revocations,
+            security=security,
+            publisher=publisher,
+            duties=duties,
+            stop_host=self.request_stop,
+        )
+        parts.push_async_callback(server.close)
+        await server.start()
 
     async def _open_probes(self, parts: AsyncExitStack) -> None:
         if self.config.probes is not None:
