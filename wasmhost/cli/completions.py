@@ -16,7 +16,7 @@ VARIABLE = "_WASMHOST_COMPLETE"
 @output_option
 @pass_app
 def completions(app: App, shell: str) -> None:
-    """Print the script that makes SHELL complete commands, options and names of contexts.
+    """Print the script that makes SHELL complete commands, options, contexts, and what runs in the lattice.
 
     \b
     source <(wasmhost completions bash)           in ~/.bashrc
@@ -29,6 +29,8 @@ def completions(app: App, shell: str) -> None:
     completion = kind(root, {}, "wasmhost", VARIABLE)
     # Not source(): that asks the installed bash for its version, and warns where there is none.
     script = completion.source_template % completion.source_vars()
+    # fish gets kind, word and help in one line; of a help with commas click's script would show the beginning only.
+    script = script.replace('string split ","', 'string split --max 1 ","')
     if app.output.json:
         app.output.document({"shell": shell, "script": script})
     else:

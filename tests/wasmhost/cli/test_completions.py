@@ -55,6 +55,7 @@ def test_the_script_is_one_that_the_shell_accepts(env: dict[str, str], shell: st
     script = run(["completions", shell], env=env)
     assert script.returncode == 0
     assert "_WASMHOST_COMPLETE" in script.stdout
+    assert shell != "fish" or 'string split --max 1 "," $completion' in script.stdout, "a help with commas stays whole"
     if program := shutil.which(shell):
         subprocess.run([program, "-n"], input=script.stdout, text=True, timeout=60, check=True)
 
