@@ -14,13 +14,11 @@ from typing import Self
 
 import structlog
 
-from lattice import collector, events, subjects
+from lattice import collector, subjects
 from lattice.chunks import Chunks
 from lattice.claims import ActorClaims, ProviderClaims
-from lattice.connection import Connection, connect
+from lattice.connection import Connection
 from lattice.rpc import RpcClient
-from lattice.server_errors import Violation
-from lattice.transport import State
 from wasmhost import logs
 from wasmhost.actors.directory import ActorDirectory
 from wasmhost.actors.registry import ActorRegistry
@@ -30,7 +28,8 @@ from wasmhost.calls.holding import Holding
 from wasmhost.calls.linked_calls import LinkedCalls
 from wasmhost.calls.outbound import Outbound
 from wasmhost.calls.spies import Spies
-from wasmhost.configuration.config import HostConfig, NatsEndpoint
+from wasmhost.configuration.config import HostConfig
+from wasmhost.connections import HostConnections
 from wasmhost.control.config_service import ConfigService
 from wasmhost.control.config_store import ConfigStore
 from wasmhost.control.cordon import Cordon
@@ -84,14 +83,12 @@ class Host:
         self.facts: HostFacts
         self.policy: PolicyRoom
         self.registries = Registries()
-        self._publisher: EventPublisher | None = None
         self._stopping = asyncio.Event()
         self._drain_timeout: float | None = None
         self._parts = AsyncExitStack()
         self._unready = "starting"
         """Whether it is starting or stopping; empty when it does neither."""
-        self._cut_off: dict[str, None] = {}
-        """Connections that are lost."""
+        self._connections = HostConnections(config)
 
     @property
     def host_id(self) -> str:
@@ -138,12 +135,13 @@ class Host:
         await self._end_leftovers()
         await self._open_probes(parts)
 
-        control, rpc = await self._connections(parts)
+        control, rpc = await self._connections.open(parts, identity.friendly_name)
         variant: VariantName | None = "threads" if config.guest_threads else None
         engine = await asyncio.to_thread(Engine.open, config.paths.cache / "compiled", variant=variant)
         parts.push_async_callback(asyncio.to_thread, engine.close)  # it waits for guests that still compute
 
-        self._publisher = publisher = EventPublisher(control, config.lattice, identity.host_id)
+        publisher = EventPublisher(control, config.lattice, identity.host_id)
+        self._connections.publish = publisher.publish
         metadata = await self._open_knowledge(parts, control, publisher)
         alarm = IssuerAlarm(publisher.publish)
         self.cluster = cluster = await self._open_cluster(parts, alarm)
@@ -424,46 +422,9 @@ class Host:
         if ended:
             log.warning("host.leftovers_ended", pids=ended)
 
-    async def _connections(self, parts: AsyncExitStack) -> tuple[Connection, Connection]:
-        """Those for control and for calls; that of providers is tried, where it is another one."""
-        config = self.config
-        control = await self._connect(parts, config.control, "control")
-        rpc = await self._connect(parts, config.rpc, "rpc")
-        if not config.providers.names_provider and config.providers not in (config.control, config.rpc):
-            options = config.providers.options("wasmhost provider check", allow_anonymous=config.allow_anonymous_nats)
-            await (await connect(options)).close()
-        return control, rpc
-
-    async def _connect(self, parts: AsyncExitStack, endpoint: NatsEndpoint, purpose: str) -> Connection:
-        name = f"wasmhost {purpose} {self.identity.friendly_name}"
-        connection = await connect(endpoint.options(name, allow_anonymous=self.config.allow_anonymous_nats))
-        parts.push_async_callback(connection.drain)
-        if purpose == "control" and not connection.auth_required:  # said once
-            who = "any local user" if connection.local else "whoever reaches it"
-            log.warning("nats.anonymous", server=connection.server, hint=f"{who} may control this host")
-        connection.on_state(lambda state: self._note_state(purpose, state))
-        connection.on_violation(lambda violation: self._tell_violation(purpose, violation))
-        return connection
-
-    def _tell_violation(self, purpose: str, violation: Violation) -> None:
-        """Publish an event, unless events are what is not permitted."""
-        if self._publisher is not None and not violation.subject.startswith("wasmbus.evt."):
-            told = events.permission_violation(
-                connection=purpose, operation=violation.operation, subject=violation.subject, queue=violation.queue
-            )
-            self._publisher.publish(*told)
-
-    def _note_state(self, purpose: str, state: State) -> None:
-        event = log.warning if state is State.RECONNECTING else log.info
-        event("nats.state", connection=purpose, state=state.value)
-        if state is State.CONNECTED:
-            self._cut_off.pop(purpose, None)
-        else:
-            self._cut_off[purpose] = None
-
     def _why_not_ready(self) -> str:
-        lost = f"no connection to NATS ({', '.join(self._cut_off)})" if self._cut_off else ""
-        return self._unready or lost
+        lost = ", ".join(self._connections.lost)
+        return self._unready or (f"no connection to NATS ({lost})" if lost else "")
 
     async def _drain_actors(self) -> None:
         await self.actors.drain(self._drain_timeout)
