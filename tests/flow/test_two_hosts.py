@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lattice.connection import ConnectOptions, connect
 from tests.support.fleet import COUNTER, Fleet
 from tests.support.http import Load, answers, get
 from tests.support.processes import Running, run
@@ -83,3 +85,31 @@ def test_links_outlive_the_hosts(lattice: Fleet) -> None:
     hosts[0].wait_until(lambda: answers(port, "/kept"), timeout=15, what="an answer without new links")
     assert get(port, "/kept")[1] == b'{"counter":3}'
     assert [host.stop(signal.SIGTERM) for host in hosts] == [0, 0]
+
+
+async def test_a_host_that_is_slow_to_answer_is_found_all_the_same(lattice: Fleet) -> None:
+    """It stands still until the command asks a second time."""
+    lattice.begin_hosts(["quick", "slow"])
+    lattice.do("start", "provider", "bundled:keyvalue-memory", "--host", "slow")
+    slow = lattice.hosts["slow"].process.pid
+    commands: list[tuple[str, ...]] = [("get", "inventory", "slow"), ("stop", "provider", "keyvalue-memory")]
+    connection = await connect(ConnectOptions(url=lattice.nats.url))
+    try:
+        asked = 0
+
+        def on_ping(*_: object) -> None:
+            nonlocal asked
+            asked += 1
+            if asked == 2:
+                os.kill(slow, signal.SIGCONT)
+
+        await connection.subscribe("wasmbus.ctl.default.ping.hosts", on_ping)
+        for command in commands:
+            asked = 0
+            os.kill(slow, signal.SIGSTOP)
+            done = await asyncio.to_thread(run, list(command), env=lattice.env)
+            assert (done.returncode, asked) == (0, 2), done.stderr
+        assert lattice.ask("get", "providers")["providers"] == []
+    finally:
+        os.kill(slow, signal.SIGCONT)
+        await connection.drain()

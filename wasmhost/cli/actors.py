@@ -71,10 +71,14 @@ def candidates(inventories: Sequence[Inventory], claims: Sequence[dict[str, str]
 
 async def find_running(session: Session, text: str) -> tuple[Candidate, list[Inventory]]:
     """The running actor that ``text`` means, and every host's inventory. Raises Problem."""
-    inventories = await session.inventories()
-    running = {actor.id for inventory in inventories for actor in inventory.actors}
-    known = [c for c in candidates(inventories, await session.client.claims()) if c.key in running]
-    return identify.resolve(text, known, what="actor", look=LOOK), inventories
+
+    async def look() -> tuple[Candidate, list[Inventory]]:
+        inventories = await session.inventories()
+        running = {actor.id for inventory in inventories for actor in inventory.actors}
+        known = [c for c in candidates(inventories, await session.client.claims()) if c.key in running]
+        return identify.resolve(text, known, what="actor", look=LOOK), inventories
+
+    return await session.find(look)
 
 
 @click.command("actors", short_help="the actors of the lattice")

@@ -13,13 +13,12 @@ from lattice.control import HostPing
 from lattice.errors import Code, LatticeError, RemoteError, Unreachable
 from lattice.keys import Role, is_key
 from lattice.subjects import DEFAULT_LINK_NAME
-from wasmhost.cli import identify
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.output import Column, Row
 from wasmhost.cli.problems import Problem, invalid, timed_out
-from wasmhost.cli.providers import LOOK, candidates
+from wasmhost.cli.providers import find_running
 from wasmhost.cli.rotation import SHOWN, Member, objections_to_remove, objections_to_use, short, todo
 from wasmhost.cli.session import POLL_INTERVAL, Session, refused
 from wasmhost.cli.signing import read_seed
@@ -201,8 +200,8 @@ def revoke_provider(app: App, provider: str, link_name: str) -> None:
             raise Problem("no host of this lattice can revoke keys", hint="hosts of other makes know no revocation")
         key = provider
         if not is_key(key, Role.SERVICE):
-            inventories = await session.inventories()
-            key = identify.resolve(provider, candidates(inventories), what="provider", look=LOOK).key
+            found, _ = await find_running(session, provider)
+            key = found.key
         first, *others = hosts
         try:
             await session.client.revoke_provider_key(first.id, key, link_name, timeout=session.patience(CHANGE_TIMEOUT))

@@ -167,9 +167,13 @@ async def find(session: Session, text: str) -> str:
     """The key of the actor or provider that ``text`` means, running or known by its claims. Raises Problem."""
     if role_of(text) in (Role.MODULE, Role.SERVICE):
         return text
-    inventories = await session.inventories()
-    known = actors.candidates(inventories, await session.client.claims()) + providers.candidates(inventories)
-    return identify.resolve(text, known, what="actor or provider", look="wasmhost get inventory").key
+
+    async def look() -> str:
+        inventories = await session.inventories()
+        known = actors.candidates(inventories, await session.client.claims()) + providers.candidates(inventories)
+        return identify.resolve(text, known, what="actor or provider", look="wasmhost get inventory").key
+
+    return await session.find(look)
 
 
 def _moment(microseconds: int) -> datetime:

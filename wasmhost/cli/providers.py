@@ -269,8 +269,12 @@ async def start_and_wait(
 
 async def find_running(session: Session, text: str) -> tuple[Candidate, list[Inventory]]:
     """The running provider that ``text`` means, and every host's inventory. Raises Problem."""
-    inventories = await session.inventories()
-    return identify.resolve(text, candidates(inventories), what="provider", look=LOOK), inventories
+
+    async def look() -> tuple[Candidate, list[Inventory]]:
+        inventories = await session.inventories()
+        return identify.resolve(text, candidates(inventories), what="provider", look=LOOK), inventories
+
+    return await session.find(look)
 
 
 @click.command("provider", short_help="stop a provider")

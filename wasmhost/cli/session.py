@@ -24,6 +24,8 @@ from wasmhost.contexts.context import Context
 T = TypeVar("T")
 
 CLIENT_NAME = "wasmhost-cli"
+SECOND_LOOK = 1.0
+"""Seconds that hosts get to answer before the command says that what the user named is not there."""
 POLL_INTERVAL = 0.2
 """Seconds between looks at the inventory while waiting: an event says it sooner, if it was not missed."""
 
@@ -96,11 +98,36 @@ class Session:
     async def hosts(self) -> list[HostPing]:
         """The hosts of the lattice by name, asked once per command; may be empty."""
         if self._hosts is None:
-            found = await self.client.ping_hosts(self._window)
+            found = await self._ask_hosts(self._window)
             if not found and self._window < self.context.timeout:
-                found = await self.client.ping_hosts(self.context.timeout)
-            self._hosts = sorted(found, key=lambda host: (host.friendly_name, host.id))
+                found = await self._ask_hosts(self.context.timeout)
+            self._hosts = found
         return self._hosts
+
+    async def find(self, look: Callable[[], Awaitable[T]]) -> T:
+        """What ``look`` finds among the hosts. Raises Problem.
+
+        Before that says that there is no such thing, hosts that are slow to answer get more time to do so.
+        """
+        try:
+            return await look()
+        except Problem as problem:
+            if problem.exit_code is not ExitCode.NOT_FOUND or not await self._more_hosts():
+                raise
+        return await look()
+
+    async def _more_hosts(self) -> bool:
+        """Whether hosts answer that did not at first; :meth:`hosts` has them from now on."""
+        before = {host.id for host in self._hosts or ()}
+        found = await self._ask_hosts(min(SECOND_LOOK, self.context.timeout))
+        if before >= {host.id for host in found}:
+            return False
+        self._hosts = found
+        return True
+
+    async def _ask_hosts(self, wait: float) -> list[HostPing]:
+        found = await self.client.ping_hosts(wait)
+        return sorted(found, key=lambda host: (host.friendly_name, host.id))
 
     async def gather(self, subject: str, body: Mapping[str, Any]) -> list[object]:
         """What all hosts that listen on a subject of ours answer."""
@@ -138,14 +165,14 @@ class Session:
 
     async def find_host(self, text: str) -> HostPing:
         """The one host that ``text`` means. Raises Problem."""
-        hosts = await self.some_hosts()
-        meant = identify.resolve(
-            text,
-            [Candidate(key=host.id, name=host.friendly_name) for host in hosts],
-            what="host",
-            look="wasmhost get hosts",
-        )
-        return next(host for host in hosts if host.id == meant.key)
+
+        async def look() -> HostPing:
+            hosts = await self.some_hosts()
+            known = [Candidate(key=host.id, name=host.friendly_name) for host in hosts]
+            meant = identify.resolve(text, known, what="host", look="wasmhost get hosts")
+            return next(host for host in hosts if host.id == meant.key)
+
+        return await self.find(look)
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watch]:

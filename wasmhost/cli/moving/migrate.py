@@ -17,7 +17,7 @@ from wasmhost.apps.moving import (
     no_home,
     parts,
 )
-from wasmhost.cli import actors, identify, providers
+from wasmhost.cli import actors, providers
 from wasmhost.cli import names as complete
 from wasmhost.cli.app import App, lattice_options, pass_app
 from wasmhost.cli.identify import Candidate
@@ -61,10 +61,7 @@ def migrate_actor(app: App, actor: str, source_text: str | None, target_text: st
     """
 
     async def work(session: Session) -> Moved:
-        inventories = await session.inventories()
-        known = actors.candidates(inventories, await session.client.claims())
-        running = [candidate for candidate in known if any(find_actor(i, candidate.key) for i in inventories)]
-        meant = identify.resolve(actor, running, what="actor", look=actors.LOOK)
+        meant, inventories = await actors.find_running(session, actor)
         on = [i for i in inventories if (found := find_actor(i, meant.key)) is not None and not arriving(found)]
         on = on or [i for i in inventories if find_actor(i, meant.key) is not None]
         source = await _source(session, source_text, inventories, on, meant)
