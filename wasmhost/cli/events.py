@@ -126,9 +126,10 @@ def events(app: App, *, names: tuple[str, ...], count: int | None, since: float 
             if any(show(event) for event in past):
                 return
             known = {event.id for event in past}
-            async for event in stream:
-                if event.id not in known and show(event):
-                    return
+            async with session.telling_gaps():
+                async for event in stream:
+                    if event.id not in known and show(event):
+                        return
 
     with contextlib.suppress(KeyboardInterrupt):  # the usual end
         app.run(work)

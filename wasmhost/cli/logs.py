@@ -137,13 +137,14 @@ def logs(app: App, *, name: str, follow: bool, lines: int, host_text: str | None
                     app.output.say(f"No host has log lines of {name}.")
                 return
             app.output.say(f"Following {name}; Ctrl-C ends it.")
-            while True:
-                answers.take(await anext(stream))
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_ORDERING):
-                        while True:
-                            answers.take(await anext(stream))
-                show(answers.drain())
+            async with session.telling_gaps():
+                while True:
+                    answers.take(await anext(stream))
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_ORDERING):
+                            while True:
+                                answers.take(await anext(stream))
+                    show(answers.drain())
 
     with contextlib.suppress(KeyboardInterrupt):  # the usual end of following
         app.run(work)

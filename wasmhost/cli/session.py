@@ -14,6 +14,7 @@ from lattice.cloudevents import Event
 from lattice.connection import Connection, connect
 from lattice.control import Encoding, HostPing, Inventory, encoding_of
 from lattice.errors import Code, LatticeError, RemoteError, Unreachable
+from lattice.transport import State
 from wasmhost.cli import identify
 from wasmhost.cli.exit_codes import ExitCode
 from wasmhost.cli.identify import Candidate
@@ -173,6 +174,24 @@ class Session:
             return next(host for host in hosts if host.id == meant.key)
 
         return await self.find(look)
+
+    @asynccontextmanager
+    async def telling_gaps(self) -> AsyncIterator[None]:
+        """Say, while something is followed, when nothing of it is seen: the NATS server is away."""
+
+        def tell(state: State) -> None:
+            if state is State.RECONNECTING:
+                self.output.say(
+                    f"The NATS server at {shown(self.context.nats_url)} is away: nothing is seen meanwhile."
+                )
+            elif state is State.CONNECTED:
+                self.output.say("It is back.")
+
+        forget = self.connection.on_state(tell)
+        try:
+            yield
+        finally:
+            forget()
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watch]:

@@ -175,7 +175,8 @@ def spy(app: App, names: tuple[str, ...], count: int | None) -> None:
         picture = Picture(actor_id, names_of(inventories, claims))
         watching: set[str] = set()
         left = count
-        async with observe(session.connection, subject, actor_id, MirroredCall.from_dict) as stream:
+        mirrored = observe(session.connection, subject, actor_id, MirroredCall.from_dict)
+        async with mirrored as stream, session.telling_gaps():
             async for call in stream:
                 if isinstance(call, LatticeError):
                     raise call

@@ -48,3 +48,18 @@ def test_a_first_look_that_fails_ends_the_command(tmp_path: Path, what: str) -> 
     ended = run(["get", what, "--watch"], env=env)
     assert ended.returncode == 6
     assert ended.stderr.startswith("Error: no NATS server")
+
+
+def test_whoever_follows_events_is_told_that_the_server_is_away_and_back(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "nats").start()
+    follower = Running(["events"], env=user_environment(tmp_path / "home", WASMHOST_NATS_URL=server.url))
+    try:
+        follower.wait_for_output("Following lattice")
+        server.stop()
+        follower.wait_for_output(f"The NATS server at {server.url} is away")
+        server.start()
+        follower.wait_for_output("It is back.")
+        assert follower.stop(signal.SIGINT) == 0
+    finally:
+        follower.kill()
+        server.stop()
