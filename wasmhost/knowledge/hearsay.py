@@ -20,6 +20,7 @@ from lattice.cloudevents import Event
 from lattice.connection import Connection
 from lattice.document import Document
 from lattice.errors import LatticeError, MalformedMessage
+from lattice.keys import Role, require_key
 from lattice.links import LinkDefinition
 from lattice.transport import Headers, Subscription
 
@@ -127,14 +128,15 @@ def _claims(event: Event) -> dict[str, str]:
     """The bucket's form of the claims in a start event, as far as that holds them. Raises MalformedMessage."""
     data = Document(event.name, event.data)
     claims = data.document("claims")
+    of_provider = event.name == "provider_started"
     told = {
-        "sub": data.required_text("public_key"),
+        "sub": require_key(data.text("public_key"), Role.SERVICE if of_provider else Role.MODULE, event.name),
         "iss": claims.text("issuer"),
         "name": claims.text("name"),
         "version": claims.text("version"),
         "contract_id": data.text("contract_id"),
     }
-    if event.name == "provider_started":  # says neither revision nor, in a form that all agree on, tags
+    if of_provider:  # says neither revision nor, in a form that all agree on, tags
         return told
     return {
         **told,

@@ -136,6 +136,8 @@ async def test_what_hosts_with_other_habits_tell_is_heard(
     tell("linkdef_set", {**link(a="2").to_json(), "changed_us": "soon"})
     tell("linkdef_set", {**link(a="2").to_json(), "actor_id": "M*"})
     tell("actors_started", {"public_key": ACTOR, "claims": [1]})
+    tell("actors_started", {"public_key": PROVIDER, "claims": {}})
+    tell("provider_started", {"public_key": "V*", "claims": {}})
     client.publish(subjects.events(lattice), json.dumps({"type": "com.wasmcloud.lattice.linkdef_set"}).encode())
     tell("linkdef_set", link(1).to_json())
     await until(lambda: len(host.metadata.links) == 2)
@@ -145,4 +147,4 @@ async def test_what_hosts_with_other_habits_tell_is_heard(
     tell("actors_started", {"public_key": ACTOR, "claims": claims})
     await until(lambda: host.metadata.alias("x/y") == ACTOR)
     assert list(host.metadata.links) == [link(1)]
-    assert host.metadata.claims[ACTOR]["caps"] == "a,b"
+    assert host.metadata.claims[ACTOR]["caps"] == "a,b" and len(host.metadata.claims) == 1
