@@ -197,10 +197,21 @@ class Metadata:
             return
         self._late.drop(key)
         try:
-            await self._bucket.put(key, value)
+            # written again it would stand behind what came later, and who reads it then would take that for older
+            if not await self._holds(key, value):
+                await self._bucket.put(key, value)
         except LatticeError as error:
             log.warning("metadata.not_stored", key=key, reason=str(error))
             self._late.add(key, value)
+
+    async def _holds(self, key: str, value: bytes) -> bool:
+        assert self._bucket is not None
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT):
+                entry = await self._bucket.get(key)
+        except TimeoutError:
+            return False
+        return entry is not None and entry.value == value
 
     async def _store_late(self, key: str, value: bytes) -> None:
         assert self._bucket is not None

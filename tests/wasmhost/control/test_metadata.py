@@ -267,9 +267,10 @@ async def test_an_alias_stays_with_the_first_actor_until_that_is_forgotten(
     other = KeyPair.from_raw(Role.MODULE, bytes([5]) * 32).public
     await metadata.put_claims(claims())
     await metadata.put_claims(claims(other))
-    await metadata.put_claims(claims())
+    await metadata.put_claims(claims())  # as a restarted host does
     assert metadata.alias("x/y") == ACTOR
     assert metadata.alias("nobody") is None
+    assert (await opened.at("N2")).alias("x/y") == ACTOR  # which reads them in the order in which they were stored
     bucket = await open_bucket(client, subjects.metadata_bucket(lattice))
     await bucket.delete(f"CLAIMS_{ACTOR}")
     await until(lambda: metadata.alias("x/y") == other)
