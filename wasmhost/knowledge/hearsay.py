@@ -32,6 +32,10 @@ _LINK_EVENTS: Final = ("linkdef_set", "linkdef_deleted")
 _CLAIMS_EVENTS: Final = ("actors_started", "provider_started")
 
 
+FROM_BEFORE: Final = 1
+"""The moment of changes that a bucket, which is there again, held from before: earlier than all that came since."""
+
+
 class Hearsay:
     """Listens while there is no bucket. The callbacks must neither wait nor raise."""
 
@@ -102,7 +106,7 @@ class Hearsay:
         if change <= self._changes.get(link_id, (0, "")):
             return False
         self._changes[link_id] = change
-        (self.unstored.discard if moment is None else self.unstored.add)(link_id)
+        (self.unstored.discard if moment in (None, FROM_BEFORE) else self.unstored.add)(link_id)
         return True
 
     def _on_event(self, _subject: str, _reply: str, _headers: Headers, payload: bytes) -> None:

@@ -33,7 +33,7 @@ from wasmhost.knowledge.entries import (
     read_link,
     reference_key,
 )
-from wasmhost.knowledge.hearsay import Hearsay
+from wasmhost.knowledge.hearsay import FROM_BEFORE, Hearsay
 from wasmhost.knowledge.late_entries import LateEntries
 
 log = structlog.get_logger(__name__)
@@ -85,6 +85,8 @@ class Metadata:
         self._written: dict[str, int] = {}
         """Per link id, the revision of our own write that the watch has not told yet."""
         self._aliases: dict[str, str] = {}
+        self._moving = False
+        """From memory into a bucket whose content has not been read yet."""
         self._filled = asyncio.Event()
         self._retry = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
@@ -246,6 +248,7 @@ class Metadata:
         await self._store_changes(bucket)
         copied = await self._copy(bucket, set())
         self._filled.set()  # what the bucket adds is news: providers run here that have not heard of it
+        self._moving = True
         self._begin_watch(bucket)
         self._no_storage = None
         log.info("metadata.recovered", bucket=bucket.name)
@@ -295,6 +298,7 @@ class Metadata:
             async for change in bucket.watch(on_lost=self._put_back, on_trouble=self._note_trouble):
                 if change is None:
                     self._filled.set()
+                    self._moving = False
                 else:
                     self._note(change)
         finally:
@@ -348,7 +352,7 @@ class Metadata:
             if change.value is None:
                 self._drop_link(changed)
                 return
-            self._set_link(read_link(change.key, change.value))
+            self._set_link(read_link(change.key, change.value), FROM_BEFORE if self._moving else None)
         elif change.key.startswith(CLAIMS_PREFIX):
             if change.value is None:
                 self._drop_claims(change.key.removeprefix(CLAIMS_PREFIX))

@@ -369,10 +369,12 @@ async def test_what_was_changed_without_jetstream_counts_when_it_comes_back_with
         await until(lambda: list(one.links) == [link(0, age="new")])
         plain.stop()
         server.start()
-        known = [link(0, age="new"), link(2, age="old")]
-        for each in (one, two, before):
-            await until(lambda each=each: sorted(each.links, key=lambda link: link.link_name) == known, 20)
-        assert one.degraded is None and two.degraded is None
+        known = {link.id: link for link in (link(0, age="new"), link(2, age="old"))}
+        hosts = one, two, before
+        await until(lambda: all(each.degraded is None for each in hosts), 20)
+        await until(lambda: all({link.id: link for link in each.links} == known for each in hosts), 20)
+        for each in (link(0), link(1), link(2)):
+            assert await before.stored_link(each.key) == known.get(each.id)
     finally:
         plain.stop()
         server.stop()
