@@ -316,6 +316,7 @@ class ActorRegistry:
             check_times(entry.actor.claims, self._clock())
             require_same_limits(entry.actor, wanted)
             await self._gate.permit_actor(entry.actor.claims)
+        self._running.require_open()  # else nobody would tell of its end
         change = entry.scale.set(wanted, count)
         if change is None:
             return None

@@ -276,14 +276,16 @@ class Instance(ABC):
         refused = self._words[bridge.HOST_REFUSED]
         if refused:
             raise TooLarge(f"a host call of {refused} bytes is above the actor's limit of {self._limits.request} bytes")
-        lengths = self._words[HOST_LENGTHS : HOST_LENGTHS + 4].tolist()
-        data = self._read(self._words[bridge.HOST_WHERE], sum(lengths))
-        binding, namespace, operation = lengths[0], lengths[0] + lengths[1], lengths[0] + lengths[1] + lengths[2]
+        where = self._words[bridge.HOST_WHERE]
+        binding, namespace, operation, payload = self._words[HOST_LENGTHS : HOST_LENGTHS + 4].tolist()
+        namespace += binding
+        operation += namespace
+        names = self._read(where, operation)
         return HostCall(
-            binding=data[:binding].decode("utf-8", "replace"),
-            namespace=data[binding:namespace].decode("utf-8", "replace"),
-            operation=data[namespace:operation].decode("utf-8", "replace"),
-            payload=data[operation:],
+            binding=names[:binding].decode("utf-8", "replace"),
+            namespace=names[binding:namespace].decode("utf-8", "replace"),
+            operation=names[namespace:].decode("utf-8", "replace"),
+            payload=self._read(where + operation, payload),  # may be large: copied once
         )
 
     def answer(self, reply: bytes) -> None:

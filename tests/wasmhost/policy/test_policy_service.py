@@ -326,3 +326,25 @@ async def test_a_call_that_waits_for_leave_meets_the_revision_that_runs_then(
     await host.actors.update(second)
     await service.order(client, release=True)
     assert await answer == b"x"
+
+
+async def test_what_waits_for_leave_while_its_host_stops_does_not_begin(
+    asking: HostConfig, service: PolicyService, client: Connection, tmp_path: Path
+) -> None:
+    assert asking.policy is not None
+    reference, actor = write(tmp_path)
+    async with Host(replace(asking, policy=replace(asking.policy, lifetime=1e-6))) as host:
+        await host.actors.launch(reference)
+        await service.asked(client)
+        await service.order(client, mode="hold")
+        scaling = asyncio.create_task(host.actors.scale(reference, actor, 3))
+        async with asyncio.timeout(5):
+            while not await service.asked(client):  # noqa: ASYNC110 a process is asked
+                await asyncio.sleep(0.01)
+        events = await EventLog.open(client, host.config.lattice)
+        await host.actors.drain(5)
+        await service.order(client, release=True)
+        with pytest.raises(LatticeError, match="this host is stopping"):
+            await scaling
+        await eventually(lambda: events.named("actor_start_failed"))
+        assert events.named("actor_started") == []
