@@ -84,7 +84,12 @@ class App:
 
     def _bundles(self) -> Bundles:
         named, from_environment = self.named_context()
-        project, of_project = self.contexts.project(Path.cwd())
+        try:
+            here = Path.cwd()
+        except FileNotFoundError:  # removed meanwhile; a project file went with it
+            project = of_project = None
+        else:
+            project, of_project = self.contexts.project(here)
         return Bundles(
             named=named,
             from_environment=from_environment,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -112,3 +113,20 @@ def test_with_standard_error_closed_an_error_is_its_exit_code_and_nothing_among_
     closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
     ended = subprocess.run(closed, cwd=ROOT, capture_output=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (ExitCode.UNREACHABLE, b"")
+
+
+def test_in_a_locale_that_lacks_a_character_the_rest_is_shown(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wasmhost", "keys", "gen", "--out", str(tmp_path / "schlüssel.nk")]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "schl\\xfcssel.nk" in ended.stdout
+
+
+def test_a_working_folder_that_was_removed_keeps_no_command_from_its_work(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wasmhost", "get", "hosts", "--nats-url", "nats://127.0.0.1:1"]
+    gone = ["sh", "-c", 'mkdir "$0"; cd "$0"; rmdir "$0"; exec "$@"', str(tmp_path / "gone"), *command]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    ended = subprocess.run(gone, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (ExitCode.UNREACHABLE, "")
+    assert "no NATS server at nats://127.0.0.1:1" in ended.stderr
