@@ -128,16 +128,16 @@ def _read_argument(words: tuple[str, ...], data: Path | None) -> Any:
     """The JSON of the command line or of a file; None when there is none. Raises Problem."""
     if words and data is not None:
         raise invalid("the argument was given twice", "leave out the JSON or --data")
-    if data is not None:
-        text = sys.stdin.read() if str(data) == "-" else data.read_text()
-    elif words:
-        text = " ".join(words)  # a shell may have taken unquoted JSON apart
-    else:
+    if data is None and not words:
         return None
+    where = f"{data}" if data is not None and str(data) != "-" else "the argument"
     try:
-        return json.loads(text)
+        if data is None:
+            return json.loads(" ".join(words))  # a shell may have taken unquoted JSON apart
+        return json.loads(sys.stdin.read() if str(data) == "-" else data.read_text())
+    except RecursionError:
+        raise invalid(f"{where} is nested too deeply to be sent", "an argument has a few levels") from None
     except ValueError as error:
-        where = f"{data}" if data is not None and str(data) != "-" else "the argument"
         raise invalid(f"{where} is not JSON: {error}", """quote it for the shell, such as '{"path": "/"}'""") from None
 
 

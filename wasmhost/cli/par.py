@@ -291,10 +291,10 @@ def _unpacked(archive: Path, *, besides: str) -> Iterator[Mapping[str, BinaryIO]
 def _write(place: Path, token: str, programs: Mapping[str, BinaryIO], *, compress: bool) -> None:
     """Write the archive whole or not at all. Raises Problem."""
     hashes = dict(read_provider_token(token).target_hashes)
-    draft = place.with_name(f".{place.name}.{os.getpid()}")
+    draft = place.with_name(f".{place.name}.{os.urandom(4).hex()}")
     sized = [(target, os.fstat(file.fileno()).st_size, file) for target, file in programs.items() if target in hashes]
     try:
-        with draft.open("wb") as stream:
+        with draft.open("xb") as stream:  # never through a link that somebody put there
             write_archive(stream, token, sized, compress=compress)
         draft.replace(place)
     except OSError as error:

@@ -76,9 +76,10 @@ def named(error: LatticeError, file: Path) -> LatticeError:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write the file whole or not at all. Raises Problem."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
-        draft.write_bytes(data)
+        with draft.open("xb") as file:  # never through a link that somebody put there
+            file.write(data)
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)

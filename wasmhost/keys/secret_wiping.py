@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import resource
 from collections.abc import Collection, Iterable, Mapping
 
 import structlog
@@ -44,7 +45,11 @@ def wipe_arguments(arguments: Iterable[str]) -> bool:
 
 
 def wipe_settings(given: Mapping[str, object]) -> None:
-    """Wipe every secret setting of a host, once it was read: those that flags gave, and all in the environment."""
+    """Wipe every secret setting of a host, once it was read: those that flags gave, and all in the environment.
+
+    Memory keeps them: should this process or a provider of it crash, no core dump is written.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     named = {str(given[setting.name]) for setting in SETTINGS if setting.secret and given.get(setting.name)}
     wipe(named | {os.environ[name] for name in SECRET_VARIABLES if name in os.environ})
 

@@ -357,6 +357,7 @@ def test_what_runs_is_completed_and_nothing_where_no_lattice_answers(
 
 def test_wrong_input_is_told_before_anything_is_sent(host: str, wasmhost: Wasmhost) -> None:
     assert "is not JSON" in wasmhost("call", "echo", "A.B", "{", code=2).err
+    assert "nested too deeply" in wasmhost("call", "echo", "A.B", "[" * 5000 + "]" * 5000, code=2).err
     assert "no command 'hosst'" in wasmhost("get", "hosst", code=2).err
     assert "did you mean 'hosts'" in wasmhost("get", "hosst", code=2).err
     assert "lattice name" in wasmhost("get", "hosts", "-x", "a.b", code=2).err
