@@ -6,13 +6,16 @@ own (``code``, ``problem``, ``error`` of a failed link) come on top. :mod:`latti
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lattice.links import LinkDefinition
 
 Built = tuple[str, dict[str, Any]]
 """Name and data of an event."""
+
+Publish = Callable[[str, Mapping[str, Any]], None]
+"""Publishes one event, ``(name, data)``; never waits, never raises."""
 
 
 def _failure(data: dict[str, Any], error: str, code: str | None, problem: str | None) -> dict[str, Any]:

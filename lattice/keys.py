@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import hmac
 import os
+import re
 from enum import Enum
 from functools import lru_cache
 from typing import Final
@@ -20,6 +21,7 @@ import nacl.exceptions
 
 from lattice.errors import MalformedMessage
 
+_SEED: Final = re.compile(r"S[A-Z][A-Z2-7]{56}")
 _SEED_PREFIX: Final = 0x90
 _PUBLIC_LENGTH: Final = 56
 _SEED_LENGTH: Final = 58
@@ -112,6 +114,11 @@ def require_key(text: str, role: Role, what: str) -> str:
             f"{what} {text}: this is {_NOUNS[found]} key; {_NOUNS[role]} key begins with {role.letter}"
         )
     return text
+
+
+def holds_seed(text: str) -> bool:
+    """Whether there is the secret half of a key in a text, of whatever kind."""
+    return _SEED.search(text) is not None
 
 
 def verify(public: str, message: bytes, signature: bytes) -> bool:

@@ -86,6 +86,28 @@ def test_no_import_cycles() -> None:
         visit(name, ())
 
 
+ONLY_IMPORTED_BY = {
+    "cli": {"__main__"},
+    "host": {"cli"},
+    "control": {"cli", "host"},
+    "restore": {"control", "host"},
+    "actors": {"cli", "control", "host", "policy", "restore"},
+    "supervision": {"control", "host", "policy", "restore"},
+}
+"""The upper rooms of wasmhost/, and who may know of them."""
+ENGINE_MAY_IMPORT = {"guest", "budget"}
+"""The engine knows nothing of hosts."""
+
+
+def test_the_rooms_of_a_host_do_not_look_upwards() -> None:
+    for path in sorted((ROOT / "wasmhost").rglob("*.py")):
+        room = path.relative_to(ROOT / "wasmhost").with_suffix("").parts[0]
+        seen = {name.split(".")[1] for name in imports(path) if name.startswith("wasmhost.")} - {room}
+        assert {other for other in seen if room not in ONLY_IMPORTED_BY.get(other, {room})} == set(), path
+        if room == "guest":
+            assert seen <= ENGINE_MAY_IMPORT, path
+
+
 def test_the_walk_sees_the_packages() -> None:
     assert len(sources()) > 20
     assert any("lattice.errors" in imported for path in sources() for imported in imports(path))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
 
 import structlog
 
@@ -23,7 +21,7 @@ class HostConnections:
 
     def __init__(self, config: HostConfig) -> None:
         self._config = config
-        self.publish: Callable[[str, Mapping[str, Any]], None] = lambda _name, _data: None
+        self.publish: events.Publish = lambda _name, _data: None
         """Publishes an event, as soon as the host can."""
         self.lost: dict[str, None] = {}
         """What each is for that is cut off."""

@@ -20,10 +20,10 @@ from lattice.claims import ActorClaims, ProviderClaims
 from lattice.connection import Connection
 from lattice.rpc import RpcClient
 from wasmhost import logs
-from wasmhost.actors.directory import ActorDirectory
 from wasmhost.actors.registry import ActorRegistry
 from wasmhost.calls.admission import Admission
 from wasmhost.calls.call_events import CallEvents
+from wasmhost.calls.directory import ActorDirectory
 from wasmhost.calls.holding import Holding
 from wasmhost.calls.linked_calls import LinkedCalls
 from wasmhost.calls.outbound import Outbound
@@ -50,12 +50,12 @@ from wasmhost.keys.issuer_alarm import IssuerAlarm
 from wasmhost.keys.sealing import Seal
 from wasmhost.keys.security import HostSecurity
 from wasmhost.knowledge.lattice_state import LatticeState
-from wasmhost.knowledge.linking import Linking
 from wasmhost.knowledge.metadata import Metadata
 from wasmhost.policy.room import PolicyRoom
 from wasmhost.processes.leftovers import HOST_MARK, end_leftovers
 from wasmhost.restore.duties import Duties
 from wasmhost.state import StateFolder
+from wasmhost.supervision.linking import Linking
 from wasmhost.supervision.provider_image import ProviderImages
 from wasmhost.supervision.supervisor import ProviderSupervisor
 

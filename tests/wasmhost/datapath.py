@@ -24,9 +24,9 @@ from lattice.links import LinkDefinition, LinkTable
 from lattice.rpc import DEADLINE_HEADER, RpcClient
 from lattice.transport import Headers
 from tests.support.actors import ACCOUNT, signed, write
-from wasmhost.actors.directory import ActorDirectory
 from wasmhost.actors.registry import ActorRegistry
 from wasmhost.calls.admission import Admission
+from wasmhost.calls.directory import ActorDirectory
 from wasmhost.calls.outbound import Outbound
 from wasmhost.configuration.config import HostConfig
 from wasmhost.guest.engine import Engine

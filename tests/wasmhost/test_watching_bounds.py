@@ -14,8 +14,8 @@ from lattice.invocation import Entity
 from lattice.keys import KeyPair, Role
 from lattice.observation import MOST_LINES, MOST_MIRRORED, ObserveRequest
 from wasmhost.calls.spies import Spies
-from wasmhost.control.leases import MOST_LEASES, Leases, Watcher
 from wasmhost.control.log_book import MOST_CHARACTERS, MOST_KEYS, LogBook
+from wasmhost.leases import MOST_LEASES, Leases, Watcher
 
 
 def keys(count: int) -> list[str]:

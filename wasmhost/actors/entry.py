@@ -10,8 +10,8 @@ import structlog
 
 from lattice.background import begin
 from lattice.inventory import ActorDescription, InstanceDescription
-from wasmhost.actors.directory import RunningActor
 from wasmhost.actors.scale import Scale
+from wasmhost.calls.directory import RunningActor
 from wasmhost.calls.inbound import Inbound
 from wasmhost.guest.pool import ActorPool
 

@@ -6,28 +6,25 @@ either. Events carry the reference and the annotations exactly as the command sp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from lattice import events
 from lattice.claims import ClaimsError
 from lattice.errors import Code, LatticeError
-from wasmhost.actors.directory import RunningActor
+from lattice.events import Publish
 from wasmhost.actors.scale import Annotations, Change, Scale
+from wasmhost.calls.directory import RunningActor
 
 log = structlog.get_logger()
-
-PublishEvent = Callable[[str, Mapping[str, Any]], None]
-"""``(event name, data)``; never waits, never raises."""
 
 
 class ActorEvents:
     """Publishes in the name of one host."""
 
-    def __init__(self, publish: PublishEvent, host_id: str) -> None:
+    def __init__(self, publish: Publish, host_id: str) -> None:
         self._publish = publish
         self._host_id = host_id
 

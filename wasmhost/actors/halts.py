@@ -9,8 +9,8 @@ import structlog
 
 from lattice.background import Background
 from lattice.claims import ActorClaims, ClaimsRefused, check_times
-from wasmhost.actors.directory import RunningActor
 from wasmhost.actors.entry import ActorEntry
+from wasmhost.calls.directory import RunningActor
 from wasmhost.policy.expiry import ExpiryWatch
 from wasmhost.policy.halted import EXPIRED, HaltedBook
 

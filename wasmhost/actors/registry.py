@@ -17,12 +17,11 @@ import structlog
 from lattice.chunks import Chunks
 from lattice.claims import ActorClaims, check_times
 from lattice.errors import Code
+from lattice.events import Publish
 from lattice.inventory import ActorDescription
 from lattice.transport import Transport
-from wasmhost.actors import limits
-from wasmhost.actors.directory import ActorDirectory, RunningActor
 from wasmhost.actors.entry import ActorEntry
-from wasmhost.actors.events import ActorEvents, Attempt, PublishEvent
+from wasmhost.actors.events import ActorEvents, Attempt
 from wasmhost.actors.rules import (
     ActorError,
     check_downgrade,
@@ -36,11 +35,12 @@ from wasmhost.actors.rules import (
 from wasmhost.actors.running import RunningActors
 from wasmhost.actors.scale import Annotations
 from wasmhost.actors.start import ActorStarter
-from wasmhost.actors.starts import Starts
 from wasmhost.calls.admission import Admission
 from wasmhost.calls.call_events import CallEvents
+from wasmhost.calls.directory import ActorDirectory, RunningActor
 from wasmhost.calls.outbound import Outbound
 from wasmhost.calls.spies import Spies
+from wasmhost.configuration import limits
 from wasmhost.configuration.config import HostConfig
 from wasmhost.guest.calls import Limits
 from wasmhost.guest.engine import Engine
@@ -49,6 +49,7 @@ from wasmhost.policy.calls import CallPolicy
 from wasmhost.policy.expiry import ClaimsClock, ExpiryWatch
 from wasmhost.policy.gate import Gate
 from wasmhost.policy.halted import HaltedBook
+from wasmhost.starts import Starts
 
 log = structlog.get_logger()
 
@@ -74,7 +75,7 @@ class ActorRegistry:
         directory: ActorDirectory,
         admission: Admission,
         outbound: Outbound,
-        publish_event: PublishEvent,
+        publish_event: Publish,
         put_claims: Callable[[Mapping[str, str]], Awaitable[None]],
         put_reference: Callable[[str, str], Awaitable[None]] | None = None,
         known_claims: Callable[[str], Mapping[str, str] | None] = lambda _key: None,

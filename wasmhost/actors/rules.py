@@ -8,10 +8,10 @@ import structlog
 
 from lattice.claims import ActorClaims
 from lattice.errors import Code, LatticeError
-from wasmhost.actors import limits
-from wasmhost.actors.directory import RunningActor
 from wasmhost.actors.entry import ActorEntry
 from wasmhost.actors.scale import Annotations
+from wasmhost.calls.directory import RunningActor
+from wasmhost.configuration import limits
 from wasmhost.images.actor_file import ActorImage
 
 log = structlog.get_logger()

@@ -14,13 +14,13 @@ import structlog
 
 from lattice.errors import Code, LatticeError
 from lattice.keys import Role, is_key
-from wasmhost.actors.directory import ActorDirectory, RunningActor
 from wasmhost.actors.entry import ActorEntry, gather
 from wasmhost.actors.events import ActorEvents
 from wasmhost.actors.halts import ActorHalts
 from wasmhost.actors.rules import ActorError
 from wasmhost.actors.scale import Change
 from wasmhost.actors.start import ActorStarter
+from wasmhost.calls.directory import ActorDirectory, RunningActor
 from wasmhost.guest.calls import Limits
 from wasmhost.images.actor_file import ActorImage
 from wasmhost.policy.expiry import ExpiryWatch

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from lattice.chunks import Chunks
 from lattice.transport import Transport
-from wasmhost.actors.directory import RunningActor
 from wasmhost.calls.admission import Admission
 from wasmhost.calls.call_events import CallEvents
+from wasmhost.calls.directory import RunningActor
 from wasmhost.calls.inbound import Inbound
 from wasmhost.calls.outbound import Outbound
 from wasmhost.calls.spies import Spies

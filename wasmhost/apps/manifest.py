@@ -13,7 +13,6 @@ from pathlib import Path
 
 from lattice import subjects
 from lattice.errors import MalformedMessage
-from wasmhost.actors.limits import LIMITS
 from wasmhost.apps.application import (
     ActorComponent,
     Application,
@@ -24,6 +23,7 @@ from wasmhost.apps.application import (
     Spread,
 )
 from wasmhost.apps.section import ManifestError, Problem, Problems, Section, compose, suggestion
+from wasmhost.configuration.limits import LIMITS
 
 __all__ = [
     "ActorComponent",

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from lattice.errors import Code, LatticeError
 from lattice.inventory import Inventory
 from lattice.links import LinkDefinition, LinkKey, LinkTable
-from wasmhost.actors import limits
 from wasmhost.apps import moving
 from wasmhost.apps.application import ActorComponent, Application, CapabilityComponent, Mark, Scaler
 from wasmhost.apps.placement import Share, eligible, place_actor, place_provider, spreads, unplaceable
+from wasmhost.configuration import limits
 
 MANAGED_BY = "wasmcloud.dev/managed-by"
 APPLICATION = "wasmcloud.dev/appspec"

@@ -20,7 +20,7 @@ from lattice.verify import (
     verify_chunked,
     verify_invocation,
 )
-from wasmhost.actors.directory import RunningActor
+from wasmhost.calls.directory import RunningActor
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from lattice import wire
 from lattice.contracts import logging as logging_contract
 from lattice.contracts import numbergen
 from lattice.errors import Code, LatticeError
-from wasmhost.calls.budget import LOG_LINE, Budget, log_budget
+from wasmhost.budget import LOG_LINE, Budget, log_budget
 from wasmhost.guest.calls import HostCall
 from wasmhost.logs import escape
 

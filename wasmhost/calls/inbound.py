@@ -22,11 +22,11 @@ from lattice.invocation import Invocation, InvocationResponse
 from lattice.rpc import failure, remaining, respond, store_answer
 from lattice.standstill import stood_still
 from lattice.transport import Headers, Subscription, Transport
-from wasmhost.actors.directory import RunningActor
+from wasmhost.budget import Budget
 from wasmhost.calls import call_log
 from wasmhost.calls.admission import Admission
-from wasmhost.calls.budget import Budget
 from wasmhost.calls.call_events import CallEvents
+from wasmhost.calls.directory import RunningActor
 from wasmhost.calls.spies import Spies
 from wasmhost.guest.calls import CallContext, GuestCall
 from wasmhost.policy.calls import CallPolicy

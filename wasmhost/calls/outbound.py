@@ -18,11 +18,11 @@ from lattice.keys import Role, is_key
 from lattice.links import LinkDefinition, LinkTable
 from lattice.rpc import RpcClient
 from lattice.verify import authorise_capability, not_linked
-from wasmhost.actors.directory import ActorDirectory, RunningActor
 from wasmhost.calls import builtin, call_log
 from wasmhost.calls.admission import Admission
 from wasmhost.calls.builtin import Builtin
 from wasmhost.calls.call_events import CallEvents
+from wasmhost.calls.directory import ActorDirectory, RunningActor
 from wasmhost.calls.linked_calls import LinkedCalls
 from wasmhost.calls.spies import Spies
 from wasmhost.guest.calls import CallContext, HostCall, HostCallHandler

@@ -16,8 +16,8 @@ from lattice.encoding import Encoding
 from lattice.errors import LatticeError
 from lattice.invocation import Entity
 from lattice.observation import MOST_MIRRORED, CallPart, MirroredCall
-from wasmhost.calls.budget import Budget
-from wasmhost.control.leases import Leases, Watcher
+from wasmhost.budget import Budget
+from wasmhost.leases import Leases, Watcher
 
 log = structlog.get_logger(__name__)
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 import click
 
 from lattice.cloudevents import Event
-from wasmhost.actors import limits
-from wasmhost.actors.limits import LimitError
 from wasmhost.cli.accepted import Accepted, accepting
 from wasmhost.cli.actors import COUNT_FLAGS, Placed, placed
 from wasmhost.cli.app import App, lattice_options, pass_app
@@ -17,6 +15,8 @@ from wasmhost.cli.image_references import image_reference
 from wasmhost.cli.placing import Where, place_actor, placing_options
 from wasmhost.cli.problems import invalid, timed_out
 from wasmhost.cli.session import Session
+from wasmhost.configuration import limits
+from wasmhost.configuration.limits import LimitError
 from wasmhost.guest.calls import Limits
 
 START_TIMEOUT = 60.0

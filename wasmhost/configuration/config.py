@@ -16,13 +16,13 @@ from typing import Literal
 
 from lattice.connectoptions import DEFAULT_INBOX_PREFIX
 from lattice.errors import Code, LatticeError
-from wasmhost.actors.limits import LIMITS, changed
+from lattice.keys import holds_seed
 from wasmhost.configuration.endpoint import NatsEndpoint, endpoint
+from wasmhost.configuration.limits import LIMITS, changed
+from wasmhost.configuration.policy import PolicyConfig, read_policy
 from wasmhost.configuration.readers import PROVIDER
 from wasmhost.configuration.settings import SETTINGS, Resolved, SettingsError, resolve
-from wasmhost.control.labels import holds_seed
 from wasmhost.guest.calls import Limits
-from wasmhost.policy.config import PolicyConfig, read_policy
 from wasmhost.state import StatePaths, locate
 
 __all__ = ["ConfigError", "HostConfig", "ManagerForm", "NatsEndpoint", "ProviderKeys", "detected_labels", "load"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from lattice.errors import MalformedMessage
 from lattice.keys import KeyPair, Role, is_key
 from lattice.revocation import Revocation
-from wasmhost.actors.limits import Limit
+from wasmhost.configuration.limits import Limit
 
 Value = str | float | bool | tuple[str, ...] | Mapping[str, str]
 Parser = Callable[[object], Value]

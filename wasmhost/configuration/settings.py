@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import cast
 
 from lattice.keys import Role
-from wasmhost.actors.limits import LIMITS
 from wasmhost.configuration import readers, small_yaml
+from wasmhost.configuration.limits import LIMITS
 
 
 class SettingsError(Exception):

@@ -21,9 +21,9 @@ from wasmhost.control.inventory import HostFacts
 from wasmhost.control.labels import BAD_LABEL
 from wasmhost.control.registries import BAD_REGISTRIES, Registries
 from wasmhost.keys.security import HostSecurity
-from wasmhost.knowledge.linking import Linking
 from wasmhost.knowledge.metadata import Metadata
 from wasmhost.policy.revocations import Revocations
+from wasmhost.supervision.linking import Linking
 from wasmhost.supervision.supervisor import ProviderSupervisor
 
 BAD_LINK: Final = "Invalid link definition put request"

@@ -5,19 +5,17 @@ Classic hosts have this since 0.81. Values are bytes that nobody here reads; a k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from lattice import events, subjects
 from lattice.connection import Connection
 from lattice.errors import Code, LatticeError, MalformedMessage, TooLarge
+from lattice.events import Publish
 from lattice.keys import Role, is_key
 from lattice.store import Bucket, StoreUnavailable, open_bucket
 
 MOST_BYTES: Final = 64 * 1024
 """Of one value; in JSON each byte becomes up to four characters."""
-
-Publish = Callable[[str, Mapping[str, Any]], None]
 
 
 class ConfigStore:

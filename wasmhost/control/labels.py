@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 from lattice.document import Document
 from lattice.errors import Code, LatticeError, MalformedMessage
+from lattice.keys import holds_seed
 
 RESERVED: Final = "hostcore."
 BAD_LABEL: Final = "Invalid label request"
-_SEED: Final = re.compile(r"S[A-Z][A-Z2-7]{56}")
 _MOST_LABELS: Final = 256
 _LONGEST_KEY: Final = 256
 _LONGEST_VALUE: Final = 4096
 _MOST_CHARACTERS: Final = 32 * 1024
 """Of all labels, which every ping, heartbeat and start event carries."""
-
-
-def holds_seed(text: str) -> bool:
-    """Whether there is the secret half of a key in a text, of whatever kind."""
-    return _SEED.search(text) is not None
 
 
 class Labels:

@@ -15,7 +15,7 @@ import structlog
 
 from lattice.errors import LatticeError
 from lattice.observation import MOST_LINES, LogLine, LogLines, ObserveRequest
-from wasmhost.control.leases import Leases, Watcher
+from wasmhost.leases import Leases, Watcher
 
 log = structlog.get_logger(__name__)
 

@@ -17,11 +17,11 @@ from lattice.errors import LatticeError
 from lattice.observation import EventsRequest, ObserveRequest
 from lattice.subscribing import subscribe_all, unsubscribe_all
 from lattice.transport import Headers, Subscription, Transport
-from wasmhost.calls.budget import Budget
+from wasmhost.budget import Budget
 from wasmhost.calls.spies import Spies
 from wasmhost.control.event_book import EventBook
-from wasmhost.control.leases import Watcher
 from wasmhost.control.log_book import LogBook
+from wasmhost.leases import Watcher
 
 log = structlog.get_logger(__name__)
 

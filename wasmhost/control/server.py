@@ -29,10 +29,10 @@ from wasmhost.control.inventory import HostFacts
 from wasmhost.control.registries import Registries
 from wasmhost.keys.cluster import Cluster
 from wasmhost.keys.security import HostSecurity
-from wasmhost.knowledge.linking import Linking
 from wasmhost.knowledge.metadata import Metadata
 from wasmhost.policy.revocations import Revocations
 from wasmhost.restore.duties import Duties
+from wasmhost.supervision.linking import Linking
 from wasmhost.supervision.supervisor import ProviderSupervisor
 
 log = structlog.get_logger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from wasmhost.calls.budget import LOG_LINE, Budget, log_budget
+from wasmhost.budget import LOG_LINE, Budget, log_budget
 from wasmhost.guest.instance import LogText
 
 log = structlog.get_logger(__name__)

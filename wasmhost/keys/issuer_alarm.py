@@ -12,9 +12,9 @@ from typing import Final
 import structlog
 
 from lattice import events
+from lattice.events import Publish
 from lattice.verify import IssuerRefused
-from wasmhost.calls.budget import Budget
-from wasmhost.supervision.surroundings import Publish
+from wasmhost.budget import Budget
 
 log = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -20,6 +20,7 @@ from lattice.background import begin
 from lattice.claims import normalise_alias
 from lattice.connection import Connection
 from lattice.errors import LatticeError, MalformedMessage, NotAuthorized
+from lattice.events import Publish
 from lattice.jetstream import WRITE_TIMEOUT
 from lattice.links import LinkDefinition, LinkKey, LinkTable, link_id
 from lattice.store import Bucket, Change, Conflict, StoreUnavailable, open_bucket
@@ -43,7 +44,6 @@ RETRY: Final = 5.0
 _LONGEST_REFERENCE: Final = 1000
 """Characters of a reference that becomes a key; longer ones would not fit into a subject."""
 _FIRST_READ_TIMEOUT: Final = 10.0
-Publish = Callable[[str, Mapping[str, Any]], None]
 _NOTHING_CLAIMED: Final = {"rev": "0", "caps": "", "tags": "", "call_alias": ""}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from lattice.invocation import Entity
 from lattice.policy import Action, Question, Source, Target
-from wasmhost.actors.directory import ActorDirectory, RunningActor
+from wasmhost.calls.directory import ActorDirectory, RunningActor
 from wasmhost.policy.service import PolicyService
 
 Call = tuple[str, str, str, str, str]

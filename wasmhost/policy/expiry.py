@@ -16,7 +16,7 @@ import structlog
 
 from lattice import events
 from lattice.claims import ActorClaims, ProviderClaims
-from wasmhost.supervision.surroundings import Publish
+from lattice.events import Publish
 
 log = structlog.get_logger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Final
 
 from lattice import events
 from lattice.claims import ActorClaims, ProviderClaims
+from lattice.events import Publish
 from lattice.inventory import HaltedDescription
-from wasmhost.supervision.surroundings import Publish
 
 MOST_KEPT: Final = 200
 EXPIRED: Final = "expired"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 
+from lattice.events import Publish
 from lattice.policy import Asker
 from lattice.revocation import Revocation
 from lattice.transport import Transport
-from wasmhost.actors.directory import ActorDirectory
 from wasmhost.actors.registry import ActorRegistry
+from wasmhost.calls.directory import ActorDirectory
 from wasmhost.configuration.config import HostConfig
 from wasmhost.keys.identity import Identity
 from wasmhost.knowledge.lattice_state import LatticeState
@@ -21,7 +22,6 @@ from wasmhost.policy.halted import HaltedBook
 from wasmhost.policy.revocations import Revocations
 from wasmhost.policy.service import PolicyService
 from wasmhost.supervision.supervisor import ProviderSupervisor
-from wasmhost.supervision.surroundings import Publish
 
 REMEMBERED = "revoked.json"
 """File of the state folder with the revocations that were heard of."""

@@ -22,7 +22,7 @@ from lattice.errors import Code, LatticeError, MalformedMessage, NotAuthorized, 
 from lattice.links import LinkDefinition
 from lattice.policy import Action, Asker, Question, Source, Target, Verdict, encode_outcome
 from lattice.transport import Headers, Subscription, Transport
-from wasmhost.policy.config import PolicyConfig
+from wasmhost.configuration.policy import PolicyConfig
 from wasmhost.policy.decisions import Decision, DecisionBook
 
 log = structlog.get_logger(__name__)

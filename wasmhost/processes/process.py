@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from wasmhost.calls.budget import Budget
+from wasmhost.budget import Budget
 from wasmhost.processes.parent_death import parent_death_signal
 
 LONGEST_LINE: Final = 8 * 1024

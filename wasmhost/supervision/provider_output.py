@@ -7,7 +7,7 @@ import logging
 from typing import Any, Final
 
 from wasmhost import logs
-from wasmhost.calls.budget import Budget
+from wasmhost.budget import Budget
 from wasmhost.supervision.log_lines import read_log_line
 
 _KEPT_LINES: Final = 50

@@ -16,11 +16,11 @@ from lattice.background import Background
 from lattice.claims import ClaimsError, ClaimsRefused, check_times
 from lattice.control import ProviderDescription
 from lattice.errors import Code, LatticeError, MalformedMessage, Unreachable
+from lattice.events import Publish
 from lattice.health import LinkStatus
 from lattice.hostdata import HostData, NatsExtras
 from lattice.links import LinkDefinition
 from lattice.transport import Transport
-from wasmhost.actors.starts import Starts
 from wasmhost.calls.holding import Holding
 from wasmhost.configuration.config import HostConfig
 from wasmhost.keys.cluster import Cluster
@@ -33,12 +33,13 @@ from wasmhost.policy.halted import EXPIRED, HaltedBook
 from wasmhost.private_files import make_private_folder
 from wasmhost.processes.leftovers import with_marks
 from wasmhost.processes.process import child_environment
+from wasmhost.starts import Starts
 from wasmhost.supervision.link_telling import SETTLE, ask_link, publish_removal, request_link
 from wasmhost.supervision.provider import SupervisedProvider
 from wasmhost.supervision.provider_image import ProviderImages
 from wasmhost.supervision.provider_login import ProviderLogin
 from wasmhost.supervision.provider_users import LOOK_AGAIN, ProviderUsers
-from wasmhost.supervision.surroundings import Publish, Surroundings, Timing
+from wasmhost.supervision.surroundings import Surroundings, Timing
 
 log = structlog.get_logger(__name__)
 

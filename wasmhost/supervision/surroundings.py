@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from lattice.events import Publish
 from lattice.links import LinkDefinition
 from lattice.providerkeys import ProviderKeys
 from lattice.transport import Transport
@@ -46,12 +47,6 @@ class Timing:
     """The same for a classic provider, which may do one thing at a time; three of the classic intervals."""
     classic_start: float = 10.0
     """Life of a classic provider that never answered, after which it counts as one that never will."""
-
-
-class Publish(Protocol):
-    """Publishes one lattice event; never raises, never waits."""
-
-    def __call__(self, name: str, data: Mapping[str, Any], /) -> None: ...
 
 
 class CheckLogin(Protocol):

@@ -12,10 +12,10 @@ from lattice.errors import Code, LatticeError
 from tests.support import actors
 from tests.support.processes import run, user_environment
 from tests.wasmhost.datapath import DataPath
-from wasmhost.actors import limits
-from wasmhost.actors.limits import LIMITS, LimitError
 from wasmhost.actors.registry import ActorError
+from wasmhost.configuration import limits
 from wasmhost.configuration.config import ConfigError, load
+from wasmhost.configuration.limits import LIMITS, LimitError
 from wasmhost.guest.calls import Limits
 
 MIB = 2**20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from structlog.testing import capture_logs
 
 from lattice.contracts.logging import LogEntry
-from wasmhost.calls.budget import LOG_LINE, Budget
+from wasmhost.budget import LOG_LINE, Budget
 from wasmhost.calls.builtin import LONGEST_TEXT, Builtin
 from wasmhost.guest.calls import HostCall
 from wasmhost.guest.guestlog import GuestLogger

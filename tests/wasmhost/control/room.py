@@ -11,9 +11,9 @@ from tests.wasmhost.control.waiting import EventLog
 from wasmhost.configuration.config import HostConfig
 from wasmhost.control.events import EventPublisher
 from wasmhost.keys.identity import Identity
-from wasmhost.knowledge.linking import Linking
 from wasmhost.knowledge.metadata import Metadata
 from wasmhost.state import StateFolder
+from wasmhost.supervision.linking import Linking
 from wasmhost.supervision.provider_image import ProviderImages
 from wasmhost.supervision.supervisor import ProviderSupervisor
 from wasmhost.supervision.surroundings import Timing

@@ -20,9 +20,9 @@ from tests.support.actors import ACCOUNT, ECHO, signed, write
 from tests.support.archives import SERVICE, pack
 from tests.support.foreign import classic
 from tests.wasmhost.control.waiting import EventLog, until
-from wasmhost.actors.starts import Starts
 from wasmhost.configuration.config import HostConfig
 from wasmhost.host import Host
+from wasmhost.starts import Starts
 from wasmhost.state import Keyring
 
 MODULE = KeyPair.from_raw(Role.MODULE, bytes([45]) * 32)

@@ -28,8 +28,8 @@ from tests.support.waiting import eventually
 from tests.wasmhost.control.waiting import EventLog
 from tests.wasmhost.policy.calling import PEER, call
 from wasmhost.configuration.config import HostConfig
+from wasmhost.configuration.policy import PolicyConfig
 from wasmhost.host import Host
-from wasmhost.policy.config import PolicyConfig
 
 STORE = bundled.find("bundled:keyvalue-memory")
 

@@ -8,7 +8,7 @@ import pytest
 
 from lattice.keys import KeyPair, Role
 from wasmhost.configuration.config import ConfigError, load
-from wasmhost.policy.config import PolicyConfig
+from wasmhost.configuration.policy import PolicyConfig
 
 MODULE = KeyPair.from_raw(Role.MODULE, bytes([7]) * 32)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
+from lattice.keys import holds_seed
 from wasmhost.cli.app import App, context_option, nats_files, output_option, pass_app
 from wasmhost.cli.problems import invalid
-from wasmhost.control.labels import RESERVED, holds_seed
+from wasmhost.control.labels import RESERVED
 
 
 @click.command(short_help="bring up a whole lattice and its applications")
