@@ -9,7 +9,9 @@ from __future__ import annotations
 import select
 import socket
 import statistics
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from benchmarks.rounds import Round, timed
@@ -20,7 +22,7 @@ _MOST = 65536
 
 
 class _WrongAnswer(Exception):
-    pass
+    """``str()`` is what came."""
 
 
 class _Connection:
@@ -43,7 +45,7 @@ class _Connection:
         """Seconds from request to answer; None while it is incomplete."""
         data = self.socket.recv(_MOST)
         if not data:
-            raise ConnectionResetError
+            raise ConnectionResetError("the server ended the connection")
         if self._received:
             data = self._received + data
         # The answers of a server differ in date and digits only, so that all are as long as the first.
@@ -53,8 +55,15 @@ class _Connection:
             return None
         self._received = b""
         if len(data) > self._length or not data.startswith(b"HTTP/1.1 200 ") or not self._right(data):
-            raise _WrongAnswer
+            raise _WrongAnswer(_shown(data))
         return time.perf_counter() - self._sent
+
+
+def _shown(answer: bytes) -> str:
+    """The first line and the body of an answer, as far as they fit on a line."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    line = head.splitlines()[0].decode("latin-1") if head else ""
+    return f"{line} {body[:200]!r}"
 
 
 def _length(data: bytes) -> int:
@@ -78,13 +87,13 @@ def load(
     """Ask a server on loopback for so long. Blocks.
 
     Every answer must be a 200 that ends with ``right``, its body, or that ``right`` finds right. A connection that
-    fails is not opened again: a round with a failure is no result.
+    fails is not opened again: a round with a failure is no result, and what failed is told on standard error.
     """
     check = (lambda answer: answer.endswith(right)) if isinstance(right, bytes) else right
     clients = [_Connection(port, request, check) for _ in range(connections)]
     asking = {client.socket.fileno(): client for client in clients}
     latencies: list[float] = []
-    failures = 0
+    failed: Counter[str] = Counter()
     try:
         with select.epoll() as poll, timed(**processes) as clock:
             end = time.perf_counter() + seconds
@@ -102,17 +111,21 @@ def load(
                         if time.perf_counter() < end:
                             client.send()
                             continue
-                    except (OSError, _WrongAnswer):
-                        failures += 1
+                    except (OSError, _WrongAnswer) as error:
+                        failed[str(error)] += 1
                     poll.unregister(descriptor)
                     del asking[descriptor]
     finally:
         for client in clients:
             client.socket.close()
+    if asking:
+        failed[f"no answer within {_LAST_ANSWERS:g} s of the end"] += len(asking)
+    for what, times in failed.most_common(5):
+        print(f"{times} failed: {what}", file=sys.stderr)
     return Round(
         operations=len(latencies),
         seconds=clock.seconds,
-        failures=failures + len(asking),
+        failures=failed.total(),
         processor=clock.processor,
         p50=statistics.median(latencies) if latencies else None,
     )
