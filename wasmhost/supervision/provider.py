@@ -156,10 +156,11 @@ class SupervisedProvider:
         process = self._process
         self.condition, self.error = Condition.STOPPING, ""
         life, self._life = self._life, None
+        up = self._teller is not None
         self._stop_telling()
         self._is_up.set()  # nobody waits any more for it to come
         if life is not None and process is not None and process.running:
-            await process.end(drain=drain, hurry=self._hurry)
+            await (process.end(drain=drain, hurry=self._hurry) if up else process.terminate())
         if life is not None:
             life.cancel()
             await asyncio.wait({life})

@@ -104,15 +104,21 @@ class ProviderProcess:
         """Ask it to shut down, then make it; ``drain`` seconds for what is under way, fewer when ``hurry`` is set."""
         timing = self._around.timing
         endings = {asyncio.create_task(self._child.wait()), asyncio.create_task(hurry.wait())}
+        asking = asyncio.create_task(self._request_shutdown(drain))
         try:
-            await self._request_shutdown(drain)
+            # A process that just ended answers nothing; where other hosts run this provider, too, nobody says so.
+            await asyncio.wait({asking, *endings}, return_when=asyncio.FIRST_COMPLETED)
             patience = timing.shutdown_delay + (drain if self._image.ours else 0)
             await asyncio.wait(endings, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in endings:
+            for task in (asking, *endings):
                 task.cancel()
+        await self.terminate()
+
+    async def terminate(self) -> None:
+        """Make it end without a request, which it would not hear before it is up."""
         if self._child.running:
-            await self._child.terminate(grace=timing.terminate_grace)
+            await self._child.terminate(grace=self._around.timing.terminate_grace)
 
     async def kill(self) -> None:
         """SIGKILL to what is left of its group."""

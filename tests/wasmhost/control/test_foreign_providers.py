@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -407,3 +408,9 @@ async def test_two_hosts_that_run_one_on_our_sdk_do_not_take_its_answers_for_eac
             conditions |= {first.condition, second.condition}
             await asyncio.sleep(0.02)
         assert (conditions, first.restarts, second.restarts) == ({"ready"}, 0, 0)
+        # one that is killed in the moment it is to leave answers nothing, and the other one hears the request, too
+        assert first.pid is not None
+        os.kill(first.pid, signal.SIGKILL)
+        async with asyncio.timeout(5):
+            await one.supervisor.stop(PROVIDER, "default", drain=60)
+        assert second.condition == "ready"
