@@ -297,5 +297,5 @@ async def test_a_provider_that_is_stopped_while_it_is_started_anew_holds_up_nobo
         changing = asyncio.create_task(control.change_cluster_keys(host.host_id, "add", "new", timeout=30))
         await events.wait("provider_stopped", public_key=SERVICE.public)
         await host.providers.stop(SERVICE.public, "default")
-        await asyncio.wait_for(changing, 10)
+        await asyncio.wait_for(changing, 15)  # a change waits 20 s for a provider
         assert host.providers.descriptions() == []

@@ -395,22 +395,23 @@ async def test_two_hosts_that_run_one_on_our_sdk_do_not_take_its_answers_for_eac
     trusting: HostConfig, client: Connection, tmp_path: Path
 ) -> None:
     paths = replace(trusting.paths, host=tmp_path / "second")
+    patient = replace(QUICK, health_timeout=5.0, health_interval=0.1, classic_hung_after=30.0)
     async with (
-        opened(trusting, client, timing=QUICK) as one,
-        opened(replace(trusting, paths=paths), client, timing=QUICK) as two,
+        opened(trusting, client, timing=patient) as one,
+        opened(replace(trusting, paths=paths), client, timing=patient) as two,
     ):
         first = await started(one, tmp_path, greeter())
         second = await started(two, tmp_path, greeter())
         await until(lambda: first.condition == second.condition == "ready")
         conditions = set()
         since = time.monotonic()
-        while time.monotonic() - since < 2.5:
+        while time.monotonic() - since < 1.5:
             conditions |= {first.condition, second.condition}
             await asyncio.sleep(0.02)
         assert (conditions, first.restarts, second.restarts) == ({"ready"}, 0, 0)
         # one that is killed in the moment it is to leave answers nothing, and the other one hears the request, too
         assert first.pid is not None
         os.kill(first.pid, signal.SIGKILL)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await one.supervisor.stop(PROVIDER, "default", drain=60)
         assert second.condition == "ready"
