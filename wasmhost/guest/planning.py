@@ -28,6 +28,41 @@ def plan(*, waiting: int, idle: int, starting: int, size: int, wanted: int) -> P
     )
 
 
+_FIRST = 3
+_SMOOTHING = 0.1
+
+
+class Average:
+    """A moving average of durations in seconds, unknown until three of them came.
+
+    It begins with the shortest of those: by the first one alone, a hiccup of the machine would pass for how long every
+    call takes, and refuse a burst that is no load.
+    """
+
+    __slots__ = ("_seen", "_shortest", "value")
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        """0 while unknown."""
+        self._seen = 0
+        self._shortest = float("inf")
+
+    def add(self, seconds: float) -> None:
+        """One more; the newest one counts a tenth."""
+        if self.value:
+            self.value += (seconds - self.value) * _SMOOTHING
+        elif seconds > 0:
+            self._seen += 1
+            self._shortest = min(self._shortest, seconds)
+            if self._seen == _FIRST:
+                self.value = self._shortest
+
+    def bound(self, seconds: float) -> None:
+        """One that is this long at most: it counts if that is shorter than the average."""
+        if seconds < self.value:
+            self.value += (seconds - self.value) * _SMOOTHING
+
+
 PATIENCE = 0.5
 """Part of the caller's remaining time by which a call must be expected to end. Under overload every accepted call
 waits as long as the bound allows, so that without this reserve most of them would be answered a moment too late."""
@@ -43,9 +78,9 @@ class Queue:
     instances: int
     """How many calls run at a time."""
     service_time: float
-    """Moving average of how long a call holds its instance; 0 until one has ended."""
+    """Moving average of how long a call holds its instance; 0 while unknown."""
     pace: float = 0.0
-    """Moving average of the time from one call leaving the queue to the next; 0 until one is known. It is longer than
+    """Moving average of the time from one call leaving the queue to the next; 0 while unknown. It is longer than
     ``service_time / instances`` where instances share a processor, among themselves and with all other work."""
 
     @property

@@ -21,8 +21,6 @@ from wasmhost.guest.module import Module
 
 log = structlog.get_logger(__name__)
 
-_SMOOTHING = 0.1
-"""Weight of the newest call in the average service time."""
 _SLICE = 0.001
 """Seconds for which guests run in one turn of the loop; then others get theirs, and messages that arrived are seen."""
 _CLOSE_TIMEOUT = 5.0
@@ -64,8 +62,8 @@ class ActorPool:
         self._starts = Background()
         self._driven: set[Call] = set()
         self._quiet: list[asyncio.Future[None]] = []
-        self._service_time = 0.0
-        self._pace = 0.0
+        self._service_time = planning.Average()
+        self._pace = planning.Average()
         self._left_queue: float | None = None
         """When the last call left the queue, while others went on waiting."""
         self._spent = 0.0
@@ -167,8 +165,8 @@ class ActorPool:
             waiting_bytes=self._waiting_bytes,
             byte_limit=self._limits.queue_bytes,
             instances=self._wanted,
-            service_time=self._service_time,
-            pace=self._pace,
+            service_time=self._service_time.value,
+            pace=self._pace.value,
         )
         reason = planning.refusal(queue, size=size, remaining=remaining)
         if reason is None:
@@ -196,7 +194,7 @@ class ActorPool:
 
     def release(self, instance: Instance, *, held: float) -> None:
         """Take an instance back after a call that held it for so many seconds."""
-        self._service_time += (held - self._service_time) * (_SMOOTHING if self._service_time else 1.0)
+        self._service_time.add(held)
         if instance.poisoned or self._closed or instance.oversized:
             self.discard(instance)
         else:
@@ -252,11 +250,11 @@ class ActorPool:
             call.expire()  # its caller gave up: no work for nobody
             return
         if self._left_queue is not None:
-            self._pace += (now - self._left_queue - self._pace) * (_SMOOTHING if self._pace else 1.0)
+            self._pace.add(now - self._left_queue)
         elif not self._waiting:
             # It was alone, and saw half a pace on average. That has to count: where the pace of worse times lets nobody
             # wait behind another one, there are only such calls, and the better times would never be known.
-            self._pace += min(0.0, 2 * (now - call.begun) - self._pace) * _SMOOTHING
+            self._pace.bound(2 * (now - call.begun))
         self._left_queue = now if self._waiting else None
         self._start_call(call, now)
 

@@ -299,6 +299,20 @@ async def three_at_once(pool: ActorPool) -> int:
     return sum(isinstance(result, Overloaded) for result in results)
 
 
+async def test_one_slow_call_at_the_start_refuses_no_burst(make_pool: PoolMaker) -> None:
+    """The first call of an actor often takes longer than all that follow."""
+    pauses = iter([0.3])
+
+    async def answer(call: HostCall, _context: CallContext) -> bytes:
+        await asyncio.sleep(next(pauses, 0))
+        return call.payload
+
+    pool = await make_pool("asks_host", host_calls=answer)
+    await pool.call("Ask.Host", b"", context(10))
+    answers = await asyncio.gather(*(pool.call("Ask.Host", b"%d" % number, context(10)) for number in range(100)))
+    assert answers == [b"%d" % number for number in range(100)]
+
+
 async def test_a_refusal_can_be_asked_for_before_the_call_is_made(make_pool: PoolMaker) -> None:
     gate = asyncio.Event()
 
