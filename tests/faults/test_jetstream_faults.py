@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lattice.connection import ConnectOptions, connect
+from lattice.keys import KeyPair, Role
 from tests.support.fleet import Fleet
 from tests.support.http import answers
 from tests.support.nats import NatsServer
@@ -18,6 +19,7 @@ from tests.support.processes import run
 from tests.support.tmpfs import small_disk
 
 LARGE = 2_000_000
+ELSEWHERE = KeyPair.generate(Role.MODULE).public
 
 
 def post_large(fleet: Fleet) -> tuple[int, str]:
@@ -33,9 +35,9 @@ def post_large(fleet: Fleet) -> tuple[int, str]:
 
 
 def put_link(fleet: Fleet, value: str) -> subprocess.CompletedProcess[str]:
-    """Change a link of the counter that nothing uses."""
+    """Change the link of an actor that runs nowhere."""
     values = (f"URL=redis://{fleet.redis.address}/", f"value={value}")
-    return run(["link", "put", "kvcounter", "bundled:keyvalue-redis", "test:other", *values], env=fleet.env)
+    return run(["link", "put", ELSEWHERE, "bundled:keyvalue-redis", *values], env=fleet.env)
 
 
 async def ask_jetstream(url: str, operation: str) -> bytes:

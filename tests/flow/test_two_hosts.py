@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -54,12 +53,14 @@ def test_a_killed_host_costs_the_calls_it_was_at_and_no_other(lattice: Fleet) ->
         os.kill(two.process.pid, signal.SIGKILL)
         two.process.wait(10)
         died = time.monotonic()
+        time.sleep(NOTICED)
+        # All clients of the load may have been waiting for the dead host, and wait for their deadline now.
+        others = [get(port, "/other")[0] for _ in range(20)]
+        assert (set(others), time.monotonic() - died < 1.5) == ({200}, True), "calls go on at once on the other host"
         one.wait_until(lambda: load.good_since(died + 3) > 200, timeout=30, what="traffic on the other host")
     lost = len(load.failures)
     assert lost <= load.clients, f"more failed than were in flight: {load.statuses}"
     assert [began - died for began, _ in load.failures if began > died + NOTICED] == [], "calls after the death failed"
-    gaps = [after - before for before, after in pairwise(sorted(load.good_at)) if after > died - 1]
-    assert max(gaps) < 1, "calls go on at once on the other host"
     assert 0 <= lattice.counter("load") - load.statuses[200] <= lost, (
         "a lost call may have counted, no answered one is lost"
     )

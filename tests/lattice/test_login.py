@@ -168,7 +168,7 @@ async def test_a_renewed_credentials_file_is_taken_at_the_next_connection(tmp_pa
                 with pytest.raises(NotAuthorized, match=r"expired on .* UTC: get a new one"):
                     await opened(ConnectOptions(url=server.url, credentials=str(creds)), internals=internals)
                 write_credentials(creds, *operator.user(seed=seed))
-                await eventually(lambda: connection.state is State.CONNECTED, timeout=10)
+                await eventually(lambda: connection.state is State.CONNECTED, timeout=30)
                 assert (await connection.request("x.y", b"?", timeout=5)).payload == b"?"
             finally:
                 await connection.close()
@@ -187,11 +187,11 @@ async def test_a_revoked_user_is_put_out_and_a_new_one_let_in(tmp_path: Path) ->
             operator.revoke(read_credentials(creds).seed)
             server.configure(operator.config)
             os.kill(server.pid, signal.SIGHUP)
-            await eventually(lambda: connection.state is State.RECONNECTING, timeout=10)
+            await eventually(lambda: connection.state is State.RECONNECTING, timeout=30)
             with pytest.raises(NotAuthorized, match=r"refused the given credentials .* or revoked"):
                 await opened(ConnectOptions(url=server.url, credentials=str(creds)))
             write_credentials(creds, *operator.user())
-            await eventually(lambda: connection.state is State.CONNECTED, timeout=10)
+            await eventually(lambda: connection.state is State.CONNECTED, timeout=30)
         finally:
             await connection.close()
     finally:

@@ -315,7 +315,7 @@ async def test_one_that_ignores_its_shutdown_is_ended(room: Room, tmp_path: Path
 async def test_one_that_wants_the_cluster_s_own_seed_says_so_and_gets_it_on_demand(
     trusting: HostConfig, client: Connection, tmp_path: Path
 ) -> None:
-    async with opened(trusting, client, timing=QUICK) as room:
+    async with opened(trusting, client, timing=replace(QUICK, start_timeout=20.0)) as room:
         await start(room, tmp_path, classic(), issuer="cluster")
         failed = await room.events.wait("provider_start_failed")
         assert "which is no cluster issuer" in failed.data["error"]

@@ -174,7 +174,7 @@ async def test_host_calls_and_replies_above_the_limits_fail_for_the_guest(make_p
 
 
 async def test_200_clients_of_one_instance_are_all_answered(make_pool: PoolMaker) -> None:
-    pool = await make_pool("asks_host", host_calls=echo_later)
+    pool = await make_pool("asks_host", host_calls=echo_later, deadline=60.0)
 
     async def client(number: int) -> None:
         for turn in range(3):
@@ -590,11 +590,11 @@ async def test_hundreds_of_idle_instances_take_little_memory(make_pool: PoolMake
         await gate.wait()
         return b""
 
-    pool = await make_pool("asks_host", host_calls=answer, instances=number)
+    pool = await make_pool("asks_host", host_calls=answer, instances=number, deadline=120.0)
     await pool.start_one()
     before = usage()[1]
-    calls = [asyncio.create_task(pool.call("Ask.Host", b"", context(60))) for _ in range(number)]
-    async with asyncio.timeout(60):
+    calls = [asyncio.create_task(pool.call("Ask.Host", b"", context(120))) for _ in range(number)]
+    async with asyncio.timeout(120):
         while pool.active < number:  # noqa: ASYNC110 - the pool announces nothing that a caller does not await
             await asyncio.sleep(0.01)
     gate.set()
