@@ -15,28 +15,16 @@ import pytest
 from lattice import cloudevents, subjects
 from lattice.claims import read_actor
 from lattice.connection import Connection, ConnectOptions, connect
-from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from tests.support.nats import NatsServer
 from tests.support.processes import ROOT
 from tests.wasmhost.control.asking import ACCEPTED, Asker
+from tests.wasmhost.control.linking import ACTOR, PROVIDER, link
 from tests.wasmhost.control.waiting import EventLog, until
 from wasmhost.configuration.config import HostConfig, NatsEndpoint
 from wasmhost.host import Host
 
 ECHO = ROOT / "actors" / "echo" / "echo_s.wasm"
-ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public
-PROVIDER = KeyPair.from_raw(Role.SERVICE, bytes([4]) * 32).public
-
-
-def link(number: int = 0, **values: str) -> LinkDefinition:
-    return LinkDefinition(
-        actor_id=ACTOR,
-        provider_id=PROVIDER,
-        contract_id="wasmcloud:keyvalue",
-        link_name=f"l{number}",
-        values=values,
-    )
 
 
 @pytest.fixture

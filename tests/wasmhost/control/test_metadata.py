@@ -19,23 +19,11 @@ from lattice.keys import KeyPair, Role
 from lattice.links import LinkDefinition
 from lattice.store import open_bucket
 from tests.support.nats import NatsServer, with_limited_user
+from tests.wasmhost.control.linking import ACTOR, PROVIDER, link
 from tests.wasmhost.control.waiting import until
 from wasmhost.control.events import EventPublisher
 from wasmhost.knowledge.entries import as_texts
 from wasmhost.knowledge.metadata import Metadata
-
-ACTOR = KeyPair.from_raw(Role.MODULE, bytes([3]) * 32).public
-PROVIDER = KeyPair.from_raw(Role.SERVICE, bytes([4]) * 32).public
-
-
-def link(number: int = 0, **values: str) -> LinkDefinition:
-    return LinkDefinition(
-        actor_id=ACTOR,
-        provider_id=PROVIDER,
-        contract_id="wasmcloud:keyvalue",
-        link_name=f"l{number}",
-        values=values,
-    )
 
 
 def claims(subject: str = ACTOR, alias: str = "x/y") -> dict[str, str]:
