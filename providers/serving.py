@@ -267,7 +267,8 @@ class Service:
             size = len(msg)
             response = InvocationResponse(msg=msg, invocation_id=call.invocation)
             if self._chunks.is_large(len(msg)) and subjects.is_inbox(reply):
-                response = await rpc.store_answer(self._chunks, response, call.operation)
+                within = call.deadline - self._loop.time()
+                response = await rpc.store_answer(self._chunks, response, call.operation, within=within)
         except LatticeError as error:
             outcome = str(error.code)
             if (more := self._complaints.due()) is not None:

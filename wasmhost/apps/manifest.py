@@ -248,10 +248,8 @@ def _scaler(trait: Section, kind: str) -> Scaler:
         name = entry.text("name", example="east")
         if name in [other.name for other in spread]:
             entry.problems.add(entry.mark_of("name"), f"a second spread is called {name}", "give it another name")
-        requirements = entry.texts("requirements", required=True)
-        if entry.has("requirements") and not requirements:
-            hint = "name a label and its value, or leave spread out for any host"
-            entry.problems.add(entry.mark_of("requirements"), f"{entry.name}.requirements is empty", hint)
+        hint = "name a label and its value, or leave spread out for any host"
+        requirements = entry.texts("requirements", required=True, hint_if_empty=hint)
         spread.append(Spread(name, requirements, entry.count("weight", default=100, maximum=2**31 - 1)))
         entry.finish()
     properties.finish()

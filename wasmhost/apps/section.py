@@ -196,11 +196,13 @@ class Section:
         for index, item in enumerate(value.value):
             yield Section(self.problems, item, f"{self._path(key)}[{index}]")
 
-    def texts(self, key: str, *, required: bool = False) -> Mapping[str, str]:
-        """A mapping member of names to texts."""
+    def texts(self, key: str, *, required: bool = False, hint_if_empty: str = "") -> Mapping[str, str]:
+        """A mapping member of names to texts; with ``hint_if_empty``, one without members is a problem."""
         section = self.section(key, required=required)
         if section is None:
             return {}
+        if hint_if_empty and section._readable and not section._members:
+            self.problems.add(self.mark_of(key), f"{self._path(key)} is empty", hint_if_empty)
         found = {}
         for name, (_, value) in section._members.items():
             text = section._as_text(value, section._path(name))

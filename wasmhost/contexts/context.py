@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from lattice import subjects
 from lattice.connectoptions import DEFAULT_INBOX_PREFIX, ConnectOptions
-from lattice.errors import MalformedMessage
+from lattice.errors import MalformedMessage, NotAuthorized
 from lattice.login import SYSTEM_TLS, Login, TlsFiles, read_credentials
 from wasmhost.contexts.context_files import Bundle, ContextError
 from wasmhost.private_files import StateError, read_private, replace_file
@@ -378,11 +378,17 @@ class _Settings:
 
 def login(bundle: Bundle) -> Login:
     """User token and seed, from the credentials file or as they stand. Raises ContextError."""
-    if not bundle.credentials:
-        return Login(jwt=bundle.user_jwt, seed=bundle.user_seed)
+    where = (bundle.credentials and bundle.credentials_source) or bundle.source
+    if bundle.credentials:
+        try:
+            found = read_credentials(Path(bundle.credentials).expanduser())
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ContextError(f"{where}: {bundle.credentials} is no NATS credentials file ({reason})") from error
+    else:
+        found = Login(jwt=bundle.user_jwt, seed=bundle.user_seed)
     try:
-        return read_credentials(Path(bundle.credentials).expanduser())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        where = bundle.credentials_source or bundle.source
-        raise ContextError(f"{where}: {bundle.credentials} is no NATS credentials file ({reason})") from error
+        found.key()
+    except NotAuthorized as error:
+        raise ContextError(f"{where}: {error}") from None
+    return found

@@ -253,6 +253,13 @@ def test_a_mistake_is_explained(write: Write, replace: str, by: str, says: str) 
     assert all(problem.line > 0 for problem in found)
 
 
+def test_a_member_of_the_wrong_kind_is_explained_once(write: Write) -> None:
+    found = problems(write(replace="requirements: {zone: us-west-1}", by="requirements: [zone]"))
+    assert [problem.message.partition(" is ")[2] for problem in found] == [
+        "a list where a mapping of names to values is expected"
+    ]
+
+
 def test_an_actor_without_a_scaler_is_refused(write: Write) -> None:
     text = GOOD.replace("type: spreadscaler", "type: linkdef", 1)
     assert any("would never start" in problem.message for problem in problems(write(text)))

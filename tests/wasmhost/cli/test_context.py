@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from lattice.keys import KeyPair, Role
 from lattice.login import TlsFiles
 from wasmhost.cli.classic import completed
 from wasmhost.contexts.context import ContextError, UpRecord, process_ticks, resolve
 
+USER = KeyPair.generate(Role.USER).seed
 RECORD = UpRecord(pid=os.getpid(), nats_url="nats://127.0.0.1:7777", lattice="mine")
 
 
@@ -44,16 +46,16 @@ def test_variables_of_classic_tools_are_honoured() -> None:
             "WASMCLOUD_CTL_HOST": "h",
             "WASMCLOUD_CTL_TLS": "1",
             "WASMCLOUD_CTL_JWT": "jwt",
-            "WASMCLOUD_CTL_SEED": "seed",
+            "WASMCLOUD_CTL_SEED": USER,
             "WASMCLOUD_CTL_TIMEOUT_MS": "500",
             "WASMCLOUD_RPC_TIMEOUT_MS": "1500",
             "WASMCLOUD_CTL_TOPIC_PREFIX": "my.ctl",
         }
     )
     assert context.nats_url == "tls://h:4222"
-    assert (context.user_jwt, context.user_seed) == ("jwt", "seed")
+    assert (context.user_jwt, context.user_seed) == ("jwt", USER)
     assert (context.timeout, context.rpc_timeout, context.control_prefix) == (0.5, 1.5, "my.ctl")
-    assert "seed" not in repr(context).replace("user_seed", "").replace("cluster_seed", "")
+    assert USER not in repr(context)
 
 
 def test_every_unusable_variable_is_named_at_once() -> None:
@@ -73,10 +75,20 @@ def test_a_credentials_file_gives_token_and_seed(tmp_path: Path) -> None:
     path = tmp_path / "user.creds"
     path.write_text(
         "-----BEGIN NATS USER JWT-----\neyJ0\n------END NATS USER JWT------\n\n"
-        "-----BEGIN USER NKEY SEED-----\nSUAB\n------END USER NKEY SEED------\n"
+        f"-----BEGIN USER NKEY SEED-----\n{USER}\n------END USER NKEY SEED------\n"
     )
     context = resolve(environ={"WASH_CTL_CREDS": str(path)})
-    assert (context.user_jwt, context.user_seed) == ("eyJ0", "SUAB")
+    assert (context.user_jwt, context.user_seed) == ("eyJ0", USER)
+
+
+@pytest.mark.parametrize("seed", ["SUNONE", KeyPair.generate(Role.ACCOUNT).seed], ids=["garbage", "an account's"])
+def test_a_seed_of_no_user_is_refused_with_where_it_came_from_and_not_shown(tmp_path: Path, seed: str) -> None:
+    path = tmp_path / "user.nk"
+    path.write_text(f"-----BEGIN NATS USER JWT-----\neyJ0\n-----BEGIN USER NKEY SEED-----\n{seed}\n")
+    for environ, where in ({"WASH_CTL_CREDS": str(path)}, "WASH_CTL_CREDS"), ({"WASMCLOUD_CTL_SEED": seed}, "environ"):
+        with pytest.raises(ContextError, match=f"{where}.*must begin with SU") as error:
+            resolve(environ=environ)
+        assert seed not in str(error.value)
 
 
 def test_a_record_is_read_back_while_its_process_runs(tmp_path: Path) -> None:
@@ -124,7 +136,7 @@ def test_classic_flags_come_before_variables_and_name_the_whole_connection() -> 
 
 def test_commands_beside_an_up_use_its_credentials_and_its_tls(tmp_path: Path) -> None:
     creds = tmp_path / "user.creds"
-    creds.write_text("-----BEGIN NATS USER JWT-----\neyJ0\n-----BEGIN USER NKEY SEED-----\nSUAB\n")
+    creds.write_text(f"-----BEGIN NATS USER JWT-----\neyJ0\n-----BEGIN USER NKEY SEED-----\n{USER}\n")
     tls = TlsFiles(ca="/ca.pem", certificate="/me.pem", key="/me.key")
     record = UpRecord(
         pid=os.getpid(),
@@ -155,5 +167,5 @@ def test_each_tls_file_is_that_of_the_nearest_source_a_key_that_of_its_certifica
     assert context.rpc_tls == TlsFiles(ca="/flag-ca.pem", certificate="/rpc.pem")
     assert resolve(environ=environ, tls=TlsFiles(certificate="/flag.pem")).tls.key == ""
     del environ["WASMCLOUD_RPC_HOST"]
-    same = resolve(environ=environ | {"WASMCLOUD_CTL_JWT": "J", "WASMCLOUD_CTL_SEED": "S"})
-    assert (same.rpc_url, same.rpc_jwt, same.rpc_seed) == (same.nats_url, "J", "S"), "for the same user"
+    same = resolve(environ=environ | {"WASMCLOUD_CTL_JWT": "J", "WASMCLOUD_CTL_SEED": USER})
+    assert (same.rpc_url, same.rpc_jwt, same.rpc_seed) == (same.nats_url, "J", USER), "for the same user"

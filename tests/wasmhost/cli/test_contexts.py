@@ -18,14 +18,15 @@ from wasmhost.configuration.config import load
 from wasmhost.contexts.context import Bundles, UpRecord, resolve
 from wasmhost.contexts.context_files import Bundle, ContextError, ContextStore
 
+USER = KeyPair.from_raw(Role.USER, bytes([2]) * 32).seed
 NAMED = Bundle(source="named", nats_url="nats://named:1", lattice="named", cluster_seed="/named.nk")
 PROJECT = Bundle(source="project", nats_url="nats://project:1", lattice="project")
-DEFAULT = Bundle(source="default context", nats_url="nats://default:1", lattice="def", user_jwt="J", user_seed="S")
+DEFAULT = Bundle(source="default context", nats_url="nats://default:1", lattice="def", user_jwt="J", user_seed=USER)
 RECORD = UpRecord(pid=1, nats_url="nats://up:1", lattice="up", ctl_prefix="up.ctl")
 CLUSTER = KeyPair.from_raw(Role.CLUSTER, bytes([1]) * 32)
 CREDENTIALS = (
     "-----BEGIN NATS USER JWT-----\neyJ0\n------END NATS USER JWT------\n\n"
-    "-----BEGIN USER NKEY SEED-----\nSUAB\n------END USER NKEY SEED------\n"
+    f"-----BEGIN USER NKEY SEED-----\n{USER}\n------END USER NKEY SEED------\n"
 )
 
 
