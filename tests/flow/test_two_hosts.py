@@ -55,8 +55,10 @@ def test_a_killed_host_costs_the_calls_it_was_at_and_no_other(lattice: Fleet) ->
         died = time.monotonic()
         time.sleep(NOTICED)
         # All clients of the load may have been waiting for the dead host, and wait for their deadline now.
-        others = [get(port, "/other")[0] for _ in range(20)]
-        assert (set(others), time.monotonic() - died < 1.5) == ({200}, True), "calls go on at once on the other host"
+        for _ in range(20):
+            asked = time.monotonic()
+            assert get(port, "/other")[0] == 200
+            assert time.monotonic() - asked < 1, "calls go on at once on the other host"
         one.wait_until(lambda: load.good_since(died + 3) > 200, timeout=30, what="traffic on the other host")
     lost = len(load.failures)
     assert lost <= load.clients, f"more failed than were in flight: {load.statuses}"
